@@ -1,0 +1,19 @@
+//! The read loop and the write loop of a connection, over any stream and any tokio-util codec.
+//!
+//! Knows no node and no registry, and never spawns: whoever runs a loop decides what its end means.
+
+pub(crate) mod read;
+pub(crate) mod scratch;
+pub(crate) mod write;
+
+/// Told what passes through the loops; each method is called once for many messages.
+pub(crate) trait Observer: Send {
+    /// Complete messages were decoded, none of which has been processed yet.
+    fn received(&self, messages: usize, bytes: usize);
+
+    /// Complete messages were discarded because the queue was full.
+    fn dropped(&self, messages: usize);
+
+    /// Messages were handed to the OS, none of whose receipts has been resolved yet.
+    fn sent(&self, messages: usize, bytes: usize);
+}

@@ -1,0 +1,385 @@
+//! The read loop: one task reads, decodes and processes, so that a message never changes hands.
+//!
+//! While `process_message` is pending, the same task keeps reading until the queue is full; then the socket is left alone
+//! and TCP tells the peer to wait. A buffer is held only while it holds bytes.
+//!
+//! ```text
+//!            bytes                      complete messages             one at a time
+//! socket -----------> buffer, decoder -----------------> queue -----------------------> process
+//!                                                        `depth` at most
+//! ```
+
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use tokio::{
+    io::AsyncRead,
+    task::coop,
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_util::{codec::Decoder, io::poll_read_buf};
+
+use super::{Observer, scratch};
+use crate::{
+    error,
+    task::{Outcome, Panicked, catch, dispose, dispose_all, shielded},
+};
+
+/// How many messages in a row a decoder may return without consuming a byte, when no new bytes arrive either.
+const MAX_STALLS: u32 = 10_000;
+
+/// How long messages that were decoded before a clean end of the stream may still be processed.
+pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(3);
+
+/// How many messages are processed between two looks at the task's cooperation budget, of which one turn has 128: a peer
+/// that floods us gives way to the others at least every 8,192 messages.
+const MESSAGES_PER_BUDGET_UNIT: u32 = 64;
+
+/// The largest piece of an incomplete message for which it pays to give the buffer back and copy the piece.
+const SMALL_REMAINDER: usize = 1024;
+
+/// A timer that fires later than this was held up with the whole process (stopped, or its clock jumped): the peer had no
+/// fair chance, and its time starts anew.
+const CLOCK_JUMP: Duration = Duration::from_secs(1);
+
+/// The settings of a read loop.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadSettings {
+    /// How many decoded messages may wait while one is being processed.
+    pub(crate) depth: usize,
+    /// Whether a full queue stops the reading; if not, what does not fit is dropped.
+    pub(crate) backpressure: bool,
+    /// The capacity taken when bytes arrive.
+    pub(crate) buffer_size: usize,
+    /// How long to wait for the next complete message.
+    pub(crate) idle_timeout: Option<Duration>,
+}
+
+/// Why a read loop ended.
+#[derive(Debug)]
+pub(crate) enum ReadEnd {
+    /// The peer closed its side, and no message was incomplete.
+    Eof,
+    /// A read error, or an error of the decoder.
+    Failed(io::Error),
+    /// No complete message arrived in time.
+    Idle,
+    /// The decoder panicked.
+    DecoderPanicked(Panicked),
+    /// The processing of a message panicked.
+    ProcessPanicked(Panicked),
+    /// The connection was ended by somebody else.
+    Stopped,
+}
+
+/// Reads, decodes and processes messages, strictly in order and one at a time, until the connection ends.
+///
+/// What was decoded before an end of the stream is still processed: after a clean end for at most [`DRAIN_TIME`], after
+/// an error as far as `process` does not wait.
+///
+/// # Cancel safety
+/// Dropping it drops the stream's half, the messages not processed yet, and the pending `process`.
+pub(crate) async fn read_loop<R, D, F>(
+    half: R,
+    decoder: D,
+    settings: ReadSettings,
+    observer: impl Observer,
+    has_ended: impl Fn() -> bool,
+    mut process: impl FnMut(D::Item) -> F,
+) -> ReadEnd
+where
+    R: AsyncRead + Unpin,
+    D: Decoder<Error = io::Error>,
+    F: Future<Output = ()>,
+{
+    let mut intake = Intake::new(half, decoder, settings, observer);
+    let mut timer = pin!(None::<Sleep>);
+    let mut processed = 0_u32;
+    loop {
+        if has_ended() {
+            return ReadEnd::Stopped;
+        }
+        let Some(message) = intake.queue.pop_front() else {
+            if let Some(end) = intake.end.take() {
+                return end;
+            }
+            poll_fn(|cx| intake.poll_fill(cx, timer.as_mut(), Until::FirstMessages)).await;
+            continue;
+        };
+        let outcome = shielded(
+            || process(message),
+            |cx| {
+                let _ready_or_not = intake.poll_fill(cx, timer.as_mut(), Until::Full);
+                intake.poll_end_of_wait(cx, timer.as_mut())
+            },
+        );
+        match outcome.await {
+            Ok(Outcome::Finished(())) => {}
+            Ok(Outcome::Interrupted(end)) => return end,
+            Err(panicked) => return ReadEnd::ProcessPanicked(panicked),
+        }
+        processed = processed.wrapping_add(1);
+        if processed.is_multiple_of(MESSAGES_PER_BUDGET_UNIT) {
+            coop::consume_budget().await;
+        }
+    }
+}
+
+/// How far to fill the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Nothing is being processed: as soon as there is something to process, do that.
+    FirstMessages,
+    /// A message is being processed: read on.
+    Full,
+}
+
+/// Everything before `process`: stream, buffer, decoder, queue.
+struct Intake<R, D: Decoder, O> {
+    half: R,
+    decoder: D,
+    settings: ReadSettings,
+    observer: O,
+    /// Bytes that no complete message has consumed; without capacity while there are none and none are being read.
+    buffer: BytesMut,
+    /// Decoded and not being processed yet.
+    queue: VecDeque<D::Item>,
+    /// Whether the decoder has not yet said that it needs more bytes.
+    decodable: bool,
+    /// Whether the peer has closed its side.
+    eof: bool,
+    /// Bytes that the decoder consumed for a message that is not complete yet.
+    consumed: usize,
+    /// Messages in a row that consumed nothing.
+    stalls: u32,
+    /// Since when the next complete message is being waited for; `None`: the clock stands still.
+    waiting_since: Option<Instant>,
+    /// Why the connection is to end once the queue is empty.
+    end: Option<ReadEnd>,
+    /// Whether the timer is set to the end of the drain.
+    draining: bool,
+}
+
+impl<R, D, O> Intake<R, D, O>
+where
+    R: AsyncRead + Unpin,
+    D: Decoder<Error = io::Error>,
+    O: Observer,
+{
+    fn new(half: R, decoder: D, settings: ReadSettings, observer: O) -> Self {
+        Self {
+            half,
+            decoder,
+            settings,
+            observer,
+            buffer: BytesMut::new(),
+            queue: VecDeque::new(),
+            decodable: false,
+            eof: false,
+            consumed: 0,
+            stalls: 0,
+            waiting_since: None,
+            end: None,
+            draining: false,
+        }
+    }
+
+    /// Reads and decodes; ready when the queue holds what `until` asks for, or when the end is known.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Option<Sleep>>, until: Until) -> Poll<()> {
+        loop {
+            if self.end.is_some() {
+                self.release_buffer();
+                return Poll::Ready(());
+            }
+            if self.is_full() && self.settings.backpressure {
+                self.waiting_since = None;
+                self.release_buffer();
+                return Poll::Ready(());
+            }
+            if self.decodable {
+                if let Err(panicked) = catch(|| self.decode_available()) {
+                    self.end = Some(ReadEnd::DecoderPanicked(panicked));
+                }
+                continue;
+            }
+            if until == Until::FirstMessages && !self.queue.is_empty() {
+                return Poll::Ready(());
+            }
+            if self.poll_read(cx).is_pending() {
+                self.release_buffer();
+                ready!(self.poll_idle(cx, timer.as_mut()));
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.queue.len() >= self.settings.depth
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.prepare_buffer();
+        match ready!(poll_read_buf(Pin::new(&mut self.half), cx, &mut self.buffer)) {
+            Ok(0) => self.eof = true,
+            Ok(_) => self.stalls = 0,
+            Err(error) => self.end = Some(ReadEnd::Failed(error)),
+        }
+        self.decodable = true;
+        Poll::Ready(())
+    }
+
+    /// Makes room for one sensible read.
+    fn prepare_buffer(&mut self) {
+        let (size, held) = (self.settings.buffer_size, self.buffer.len());
+        let spare = self.buffer.capacity() - held;
+        // A large message is left the room that its decoder reserved; only a small remainder is worth moving.
+        if spare > 0 && (spare >= size / 2 || held >= size / 2) {
+            return;
+        }
+        let wanted = if held < size / 2 { size - held } else { size };
+        if self.buffer.try_reclaim(wanted) {
+            return;
+        }
+        if held <= SMALL_REMAINDER {
+            let remainder = std::mem::replace(&mut self.buffer, scratch::take_sized(size));
+            self.buffer.extend_from_slice(&remainder);
+        } else {
+            self.buffer.reserve(wanted);
+        }
+    }
+
+    /// Gives the buffer back if it holds nothing, or so little that copying it costs less than keeping the buffer.
+    fn release_buffer(&mut self) {
+        if self.buffer.capacity() == 0 {
+            return;
+        }
+        if self.buffer.is_empty() {
+            scratch::give(std::mem::take(&mut self.buffer));
+        } else if self.buffer.len() <= SMALL_REMAINDER && self.buffer.capacity() > 2 * SMALL_REMAINDER {
+            let remainder = BytesMut::from(&self.buffer[..]);
+            scratch::give(std::mem::replace(&mut self.buffer, remainder));
+        }
+    }
+
+    /// Decodes until the decoder needs more bytes, the queue is full, or the stream cannot go on.
+    fn decode_available(&mut self) {
+        let mut tally = Tally { observer: &self.observer, messages: 0, bytes: 0, dropped: 0 };
+        loop {
+            let is_full = self.queue.len() >= self.settings.depth;
+            if is_full && self.settings.backpressure {
+                return;
+            }
+            let before = self.buffer.len();
+            let decoded = if self.eof {
+                self.decoder.decode_eof(&mut self.buffer)
+            } else {
+                self.decoder.decode(&mut self.buffer)
+            };
+            // A decoder may replace the buffer by a longer one.
+            let consumed = before.saturating_sub(self.buffer.len());
+            self.consumed += consumed;
+            match decoded {
+                Ok(Some(message)) => {
+                    tally.messages += 1;
+                    tally.bytes += std::mem::take(&mut self.consumed);
+                    self.waiting_since = None;
+                    if is_full {
+                        tally.dropped += 1;
+                        dispose(message);
+                    } else {
+                        self.queue.push_back(message);
+                    }
+                    self.stalls = if consumed == 0 { self.stalls + 1 } else { 0 };
+                    if self.stalls > MAX_STALLS {
+                        self.end = Some(ReadEnd::Failed(error::no_progress(MAX_STALLS)));
+                        return;
+                    }
+                }
+                Ok(None) => {
+                    self.decodable = false;
+                    if self.eof {
+                        self.end = Some(ReadEnd::Eof);
+                    }
+                    return;
+                }
+                Err(error) => {
+                    self.end = Some(ReadEnd::Failed(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ready when the next complete message took too long, the end being set then.
+    fn poll_idle(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Option<Sleep>>) -> Poll<()> {
+        let Some(timeout) = self.settings.idle_timeout else { return Poll::Pending };
+        loop {
+            let since = *self.waiting_since.get_or_insert_with(Instant::now);
+            let Some(deadline) = since.checked_add(timeout) else { return Poll::Pending };
+            let Some(sleep) = timer.as_mut().as_pin_mut() else {
+                timer.set(Some(sleep_until(deadline)));
+                continue;
+            };
+            ready!(sleep.poll(cx));
+            // The timer is not moved with each message: it may have been set for an earlier one.
+            let now = Instant::now();
+            if now < deadline {
+                timer.set(Some(sleep_until(deadline)));
+            } else if now - deadline > CLOCK_JUMP {
+                self.waiting_since = None;
+                timer.set(None);
+            } else {
+                self.end = Some(ReadEnd::Idle);
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    /// Tells, while `process` is pending, whether the connection ends without waiting for it any longer.
+    fn poll_end_of_wait(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Option<Sleep>>) -> Option<ReadEnd> {
+        if matches!(self.end.as_ref()?, ReadEnd::Eof) {
+            if !self.draining {
+                self.draining = true;
+                timer.set(Some(sleep_until(Instant::now() + DRAIN_TIME)));
+            }
+            if timer.as_pin_mut().is_some_and(|sleep| sleep.poll(cx).is_pending()) {
+                return None;
+            }
+        }
+        self.end.take()
+    }
+}
+
+impl<R, D: Decoder, O> Drop for Intake<R, D, O> {
+    fn drop(&mut self) {
+        dispose_all(self.queue.drain(..));
+        if self.buffer.capacity() != 0 {
+            scratch::give(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
+/// Reports what one run of the decoder brought, also when it panics in the middle.
+struct Tally<'a, O: Observer> {
+    observer: &'a O,
+    messages: usize,
+    bytes: usize,
+    dropped: usize,
+}
+
+impl<O: Observer> Drop for Tally<'_, O> {
+    fn drop(&mut self) {
+        if self.messages > 0 {
+            self.observer.received(self.messages, self.bytes);
+        }
+        if self.dropped > 0 {
+            self.observer.dropped(self.dropped);
+        }
+    }
+}

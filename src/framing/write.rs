@@ -1,0 +1,199 @@
+//! The write loop: takes all that is queued as one batch, writes and flushes it, reports, and parks.
+//!
+//! ```text
+//!           +--------------- nothing queued: parked, no buffer held ----------------+
+//!           v                                                                       |
+//!         load ----> write ----> flush ----> count, confirm ------------------------+
+//!           |          |           |
+//!           |          +-----------+--> error or timeout: the batch fails
+//!           +--> the outbox is finished: shut the stream
+//! ```
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::AsyncWrite,
+    task::coop,
+    time::{Sleep, sleep},
+};
+
+use super::{Observer, scratch};
+use crate::{
+    error,
+    outbox::{AnyOutbox, Load, Outbox},
+    press::{Batch, EncodeError},
+    task::Panicked,
+};
+
+/// How a write loop ended.
+pub(crate) enum WriteEnd {
+    /// The outbox was finished and everything has been written.
+    Finished,
+    /// A batch could not be encoded or written.
+    Failed(FailedWrite),
+}
+
+/// A batch that failed; dropping it resolves its receipts to `Err(_)`, as if the connection had merely gone away.
+pub(crate) struct FailedWrite {
+    batch: Batch,
+    pub(crate) error: io::Error,
+    /// Whether the peer took too long to take it.
+    pub(crate) is_timeout: bool,
+    /// The panic of the encoder, if that was the cause.
+    pub(crate) panicked: Option<Panicked>,
+}
+
+impl FailedWrite {
+    /// Tells the waiting receipts what happened.
+    pub(crate) fn report(mut self) {
+        self.batch.fail(&self.error);
+    }
+}
+
+/// Writes what is queued until the outbox is finished or a write fails; the stream is left open.
+///
+/// A batch that takes longer than `timeout` to be flushed, counted from the first time it has to wait, fails.
+///
+/// # Cancel safety
+/// Dropping it drops the receipts of the batch being written, and tells the outbox that its writer is gone.
+pub(crate) async fn write_loop<W, M, O>(
+    half: &mut W,
+    outbox: Arc<Outbox<M>>,
+    timeout: Option<Duration>,
+    observer: O,
+) -> WriteEnd
+where
+    W: AsyncWrite + Unpin,
+    M: Send + 'static,
+    O: Observer,
+{
+    let mut writer =
+        Writer { half, batch: Batch::default(), written: 0, is_flushed: true, timeout, timer: None, observer };
+    let end = poll_fn(|cx| writer.poll_run(cx, &outbox)).await;
+    match end {
+        Ok(()) => WriteEnd::Finished,
+        Err(Failure { error, is_timeout, panicked }) => {
+            let batch = std::mem::take(&mut writer.batch);
+            WriteEnd::Failed(FailedWrite { batch, error, is_timeout, panicked })
+        }
+    }
+}
+
+struct Failure {
+    error: io::Error,
+    is_timeout: bool,
+    panicked: Option<Panicked>,
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self { error, is_timeout: false, panicked: None }
+    }
+}
+
+impl From<EncodeError> for Failure {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::Failed(error) => error.into(),
+            EncodeError::Panicked(panicked) => {
+                Self { error: error::encoder_panicked(&panicked), is_timeout: false, panicked: Some(panicked) }
+            }
+        }
+    }
+}
+
+struct Writer<'a, W, O> {
+    half: &'a mut W,
+    /// What is being written.
+    batch: Batch,
+    /// How many of its bytes the OS has taken.
+    written: usize,
+    /// Whether all of the batch has been written, flushed and reported.
+    is_flushed: bool,
+    timeout: Option<Duration>,
+    /// Runs while the peer keeps the batch waiting.
+    timer: Option<Pin<Box<Sleep>>>,
+    observer: O,
+}
+
+impl<W: AsyncWrite + Unpin, O: Observer> Writer<'_, W, O> {
+    fn poll_run<M: Send + 'static>(&mut self, cx: &mut Context<'_>, outbox: &Outbox<M>) -> Poll<Result<(), Failure>> {
+        loop {
+            if !self.is_flushed {
+                ready!(self.poll_batch(cx))?;
+            }
+            match ready!(outbox.poll_load(cx, &mut self.batch)) {
+                Load::Finished => return Poll::Ready(Ok(())),
+                Load::Batch => {
+                    self.written = 0;
+                    self.is_flushed = false;
+                }
+            }
+        }
+    }
+
+    /// Writes, flushes and reports one batch.
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        if !coop::has_budget_remaining() {
+            // It is this task that must give way, not the peer that is slow: no time is counted.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Some(failure) = self.batch.take_failure() {
+            return Poll::Ready(Err(failure.into()));
+        }
+        match self.poll_write_and_flush(cx) {
+            Poll::Ready(result) => result?,
+            Poll::Pending => {
+                ready!(self.poll_timeout(cx));
+                return Poll::Ready(Err(Failure { error: error::flush_timeout(), is_timeout: true, panicked: None }));
+            }
+        }
+        self.timer = None;
+        self.is_flushed = true;
+        self.observer.sent(self.batch.messages, self.batch.bytes.len());
+        self.batch.confirm();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_and_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.batch.bytes.len() {
+            match ready!(Pin::new(&mut *self.half).poll_write(cx, &self.batch.bytes[self.written..]))? {
+                0 => return Poll::Ready(Err(error::write_zero())),
+                count => self.written += count,
+            }
+        }
+        Pin::new(&mut *self.half).poll_flush(cx)
+    }
+
+    /// Ready when the batch has waited too long.
+    fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(timeout) = self.timeout else { return Poll::Pending };
+        self.timer.get_or_insert_with(|| Box::pin(sleep(timeout))).as_mut().poll(cx)
+    }
+}
+
+impl<W, O> Drop for Writer<'_, W, O> {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.batch.bytes);
+        if buffer.capacity() != 0 {
+            scratch::give(buffer);
+        }
+    }
+}
+
+/// Tells the outbox that its writer is gone, however it went.
+pub(crate) struct WriterPresence(pub(crate) Arc<dyn AnyOutbox>);
+
+impl Drop for WriterPresence {
+    fn drop(&mut self) {
+        self.0.set_writer_gone();
+    }
+}

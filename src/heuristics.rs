@@ -1,0 +1,66 @@
+//! Counters of what went wrong on a node. Owns nothing but numbers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One event counter.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn increment(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts events of a [`Node`](crate::Node) that hint at pressure or at hostile peers.
+///
+/// All counters begin at 0 and only grow. None of them is logged above `DEBUG`: a monitor reads them here.
+#[derive(Debug, Default)]
+pub struct Heuristics {
+    /// See the getter of the same name, as with the others.
+    pub(crate) connect_budget_rejections: Counter,
+    pub(crate) inbound_connections_rejected: Counter,
+    pub(crate) accept_errors: Counter,
+    pub(crate) handshake_timeouts: Counter,
+    pub(crate) idle_timeouts: Counter,
+    pub(crate) write_timeouts: Counter,
+}
+
+impl Heuristics {
+    /// Returns how many dials failed because `Config::max_connecting` setups were already in flight.
+    pub fn connect_budget_rejections(&self) -> u64 {
+        self.connect_budget_rejections.value()
+    }
+
+    /// Returns how many accepted connections were refused by a limit or as duplicates (not those refused by a shutdown).
+    pub fn inbound_connections_rejected(&self) -> u64 {
+        self.inbound_connections_rejected.value()
+    }
+
+    /// Returns how many calls to accept failed for want of resources of our own, such as file descriptors.
+    ///
+    /// Connections that the peer aborted before they were accepted do not count. Each of these errors makes the accept
+    /// loop pause for a moment.
+    pub fn accept_errors(&self) -> u64 {
+        self.accept_errors.value()
+    }
+
+    /// Returns how many handshakes, of either side, ran out of time.
+    pub fn handshake_timeouts(&self) -> u64 {
+        self.handshake_timeouts.value()
+    }
+
+    /// Returns how many connections ended because no complete message arrived within `Reading::IDLE_TIMEOUT_MS`.
+    pub fn idle_timeouts(&self) -> u64 {
+        self.idle_timeouts.value()
+    }
+
+    /// Returns how many connections ended because a flush took longer than `Writing::TIMEOUT_MS`.
+    pub fn write_timeouts(&self) -> u64 {
+        self.write_timeouts.value()
+    }
+}

@@ -1,0 +1,180 @@
+//! What the clones of a node share: one owner per resource, and the few queries that combine them.
+
+use std::{
+    any::Any,
+    cell::Cell,
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Semaphore;
+use tracing::{Span, error_span, warn};
+
+use crate::{
+    config::Config,
+    connection::ConnectionInfo,
+    error,
+    framing::Observer,
+    heuristics::Heuristics,
+    hooks::Hooks,
+    link::Link,
+    listener::Listener,
+    outbox::{AnyOutbox, Outbox, PushError},
+    press::Receipt,
+    registry::{Registry, SlotLimits},
+    stats::Stats,
+    task::TaskCount,
+};
+
+/// The time between two warnings about dropped messages on one connection.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The inside of a node.
+pub(crate) struct Kernel {
+    pub(crate) config: Config,
+    pub(crate) name: String,
+    pub(crate) span: Span,
+    pub(crate) stats: Stats,
+    pub(crate) heuristics: Heuristics,
+    /// The connections, with their limits.
+    pub(crate) registry: Arc<Registry<Link>>,
+    /// One permit per setup in flight.
+    pub(crate) setups: Arc<Semaphore>,
+    pub(crate) hooks: Hooks,
+    pub(crate) listener: Listener,
+    /// The node's tasks, other than those a user keeps from ending (`on_connect` that is not abortable).
+    pub(crate) tasks: TaskCount,
+}
+
+impl Kernel {
+    pub(crate) fn new(config: Config) -> Self {
+        static NEXT_NAME: AtomicUsize = AtomicUsize::new(0);
+
+        let config = config.validated();
+        let name = config.name.clone().unwrap_or_else(|| NEXT_NAME.fetch_add(1, Ordering::Relaxed).to_string());
+        let limits = SlotLimits { node: config.max_connections, per_ip: config.max_connections_per_ip };
+        Self {
+            span: error_span!("node", name),
+            name,
+            stats: Stats::default(),
+            heuristics: Heuristics::default(),
+            registry: Arc::new(Registry::new(limits)),
+            setups: Arc::new(Semaphore::new(usize::from(config.max_connecting))),
+            hooks: Hooks::default(),
+            listener: Listener::default(),
+            tasks: TaskCount::default(),
+            config,
+        }
+    }
+
+    /// A number that no other node has while this one exists.
+    pub(crate) fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Queues a message for one peer.
+    pub(crate) fn send<M: Send + 'static>(
+        &self,
+        addr: SocketAddr,
+        message: M,
+        receipt: Option<Receipt>,
+    ) -> io::Result<()> {
+        let link = self.registry.get(addr);
+        // A connection that is older than Writing has no outbox.
+        let Some(outbox) = link.as_deref().and_then(Link::outbox) else {
+            return Err(self.why_nobody_writes().unwrap_or_else(|| error::not_connected(addr)));
+        };
+        let outbox = typed::<M>(outbox)?;
+        outbox.push(message, receipt).map_err(|error| match error {
+            PushError::Full => error::queue_full(addr, outbox.depth()),
+            PushError::Closed => error::writer_gone(addr),
+        })
+    }
+
+    /// Queues a clone of a message for every peer; tells which peers do not get it.
+    pub(crate) fn send_to_all<M: Clone + Send + 'static>(
+        &self,
+        message: &M,
+        mut refused: impl FnMut(SocketAddr, PushError),
+    ) -> io::Result<()> {
+        if let Some(error) = self.why_nobody_writes() {
+            return Err(error);
+        }
+        for (addr, link) in self.registry.all() {
+            let Some(outbox) = link.outbox() else { continue };
+            if let Err(error) = typed::<M>(outbox)?.push(message.clone(), None) {
+                refused(addr, error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The error of a send that does not depend on the peer.
+    fn why_nobody_writes(&self) -> Option<io::Error> {
+        // Asked in this order: a shutdown closes the registry before it takes the hooks.
+        let is_enabled = self.hooks.is_writing_enabled();
+        match (is_enabled, self.registry.is_closed()) {
+            (true, _) => None,
+            (false, true) => Some(error::no_peers_after_shutdown()),
+            (false, false) => Some(error::writing_unsupported()),
+        }
+    }
+}
+
+/// The messages of Writing must be of the type that is being sent.
+fn typed<M: Send + 'static>(outbox: &dyn AnyOutbox) -> io::Result<&Outbox<M>> {
+    (outbox as &dyn Any).downcast_ref().ok_or_else(error::writing_unsupported)
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("name", &self.name).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Counts the traffic of one direction of a connection, for the connection and for its node.
+pub(crate) struct Meter {
+    kernel: Arc<Kernel>,
+    info: ConnectionInfo,
+    /// When the last warning about dropped messages was logged.
+    warned: Cell<Option<Instant>>,
+    /// Messages dropped since then.
+    dropped: Cell<usize>,
+}
+
+impl Meter {
+    pub(crate) fn new(kernel: Arc<Kernel>, info: ConnectionInfo) -> Self {
+        Self { kernel, info, warned: Cell::new(None), dropped: Cell::new(0) }
+    }
+
+    pub(crate) fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+}
+
+impl Observer for Meter {
+    fn received(&self, messages: usize, bytes: usize) {
+        self.info.stats().register_received_messages(messages, bytes);
+        self.kernel.stats.register_received_messages(messages, bytes);
+    }
+
+    fn dropped(&self, messages: usize) {
+        self.dropped.set(self.dropped.get() + messages);
+        let now = Instant::now();
+        if self.warned.get().is_none_or(|warned| now.duration_since(warned) >= WARNING_INTERVAL) {
+            self.warned.set(Some(now));
+            let dropped = self.dropped.take();
+            warn!(parent: self.info.span(), dropped, "the queue is full and Reading::BACKPRESSURE is off");
+        }
+    }
+
+    fn sent(&self, messages: usize, bytes: usize) {
+        self.info.stats().register_sent_messages(messages, bytes);
+        self.kernel.stats.register_sent_messages(messages, bytes);
+    }
+}

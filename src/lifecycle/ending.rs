@@ -1,0 +1,164 @@
+//! The tasks of a live connection, and its end.
+
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::{MAX_STOP_TIME, bound, report_panic};
+use crate::{
+    connection::{ConnectionInfo, DisconnectOrigin},
+    framing::{
+        read::ReadEnd,
+        write::{FailedWrite, WriteEnd, WriterPresence},
+    },
+    hooks::OnConnectHook,
+    kernel::Kernel,
+    link::Link,
+    outbox::AnyOutbox,
+    registry::Teardown,
+    scope::{self, Scope, Scoped},
+    task::{caught, poll_once, within},
+    transport::WriteHalf,
+};
+
+pub(super) async fn read_to_end(reading: BoxFuture<'static, ReadEnd>, link: EndOfLink) {
+    let reason = reading.await;
+    match &reason {
+        ReadEnd::Stopped => return,
+        ReadEnd::Eof => debug!(parent: link.info.span(), "the peer closed the connection"),
+        ReadEnd::Failed(error) => debug!(parent: link.info.span(), %error, "could not read"),
+        ReadEnd::Idle => debug!(parent: link.info.span(), "no message within Reading::IDLE_TIMEOUT_MS"),
+        ReadEnd::DecoderPanicked(panicked) => _ = report_panic("Reading::Codec::decode", &link.info, panicked),
+        ReadEnd::ProcessPanicked(panicked) => _ = report_panic("process_message", &link.info, panicked),
+    }
+    if let Some(claim) = link.claim() {
+        if matches!(reason, ReadEnd::Idle) {
+            link.kernel.heuristics.idle_timeouts.increment();
+        }
+        tear_down(&link.kernel, claim, None).await;
+    }
+}
+
+pub(super) async fn write_to_end(
+    writing: BoxFuture<'static, (WriteEnd, WriteHalf)>,
+    outbox: Arc<dyn AnyOutbox>,
+    farewell_time: Duration,
+    link: EndOfLink,
+) {
+    let presence = WriterPresence(outbox);
+    let failed = match writing.await {
+        (WriteEnd::Finished, mut half) => {
+            // A wrapped stream has something to send, and the peer may be gone: the connection ends either way.
+            let _in_time = timeout(farewell_time, half.farewell()).await;
+            return;
+        }
+        (WriteEnd::Failed(failed), _half) => failed,
+    };
+    match &failed.panicked {
+        Some(panicked) => _ = report_panic("Writing::Codec::encode", &link.info, panicked),
+        None => debug!(parent: link.info.span(), error = %failed.error, "could not write"),
+    }
+    drop(presence);
+    if let Some(claim) = link.claim() {
+        if failed.is_timeout {
+            link.kernel.heuristics.write_timeouts.increment();
+        }
+        tear_down(&link.kernel, claim, Some(failed)).await;
+    } else {
+        // Somebody else ends the connection, and need not wait for a writer that is gone.
+        failed.report();
+    }
+}
+
+pub(super) async fn run_on_connect(hook: Arc<dyn OnConnectHook>, link: EndOfLink) {
+    let addr = link.info.addr();
+    if let Err(panicked) = caught(move || hook.on_connect(addr)).await {
+        report_panic("on_connect", &link.info, &panicked);
+        if let Some(claim) = link.claim() {
+            tear_down(&link.kernel, claim, None).await;
+        }
+    }
+}
+
+/// What a task of a connection needs to end it.
+pub(super) struct EndOfLink {
+    pub(super) kernel: Arc<Kernel>,
+    /// The weak reference keeps the allocation from being used for another link, so its address is an identity.
+    pub(super) link: Weak<Link>,
+    pub(super) info: ConnectionInfo,
+    pub(super) origin: DisconnectOrigin,
+}
+
+impl EndOfLink {
+    /// Claims the end of this very connection, never that of a successor at the same address.
+    fn claim(&self) -> Option<Teardown<Link>> {
+        self.kernel.registry.claim(self.info.addr(), Some(self.link.as_ptr()), self.origin)
+    }
+}
+
+/// Ends the connection of the address; `false` if there is none or somebody else is ending it.
+pub(crate) async fn disconnect(kernel: &Arc<Kernel>, addr: SocketAddr) -> bool {
+    let Some(claim) = kernel.registry.claim(addr, None, DisconnectOrigin::User) else { return false };
+    let info = claim.connection().info().clone();
+    tear_down(kernel, claim, None).await;
+    // A hook of this connection that called us is dropped only when we have returned.
+    let own_task = usize::from(scope::is_inside_task_of(info.identity()));
+    info.tasks().wait(own_task, MAX_STOP_TIME).await;
+    true
+}
+
+/// Runs the ending that was claimed: OnDisconnect, flush, stop, release. The first poll begins OnDisconnect.
+///
+/// # Cancel safety
+/// Dropping it stops the connection and releases its slot at once.
+pub(super) async fn tear_down(kernel: &Arc<Kernel>, claim: Teardown<Link>, mut failed: Option<FailedWrite>) {
+    // Dropped before the claim is: stopped first, then released.
+    let ending = Ending(claim);
+    let link = ending.0.connection();
+    let (addr, origin) = (ending.0.addr(), ending.0.origin());
+    if let Some(hook) = kernel.hooks.on_disconnect() {
+        let scope = Scope { node: kernel.identity(), task_of: 0 };
+        let limit = bound(hook.timeout_ms());
+        let run = Scoped::new(scope, Box::pin(caught(move || hook.on_disconnect(addr, origin))));
+        let mut run = pin!(within(limit, run));
+        let begun = poll_once(run.as_mut()).await;
+        // The receipts must not wait for the hook, and the hook may wait for the receipts.
+        report_failed_write(link, &mut failed);
+        match if begun.is_some() { begun } else { Some(run.await) } {
+            Some(Some(Err(panicked))) => _ = report_panic("on_disconnect", link.info(), &panicked),
+            Some(None) => debug!(parent: link.info().span(), "on_disconnect ran out of time"),
+            _ => {}
+        }
+    }
+    report_failed_write(link, &mut failed);
+    if origin != DisconnectOrigin::Writing {
+        link.flush().await;
+    }
+    debug!(parent: link.info().span(), ?origin, "ended");
+}
+
+/// Resolves the receipts of a failed batch, and then those of everything behind it.
+fn report_failed_write(link: &Link, failed: &mut Option<FailedWrite>) {
+    if let Some(failed) = failed.take() {
+        failed.report();
+        if let Some(outbox) = link.outbox() {
+            outbox.abandon();
+        }
+    }
+}
+
+/// A claimed ending: stops the connection, then releases its slot.
+struct Ending(Teardown<Link>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.connection().stop();
+    }
+}

@@ -1,0 +1,91 @@
+//! The life of a connection, and the end of a node: dial or accept, set up, go live ([`setup`]); the connection's tasks and
+//! its end ([`ending`]); the end of everything ([`shutdown`]).
+//!
+//! Ownership: a setup holds a permit and a `Reservation`; from `go_live` on the registry owns the `Link`, and the
+//! connection's tasks own its stream; whoever claims the end holds the `Teardown` and runs `tear_down` in place. There is
+//! no supervisor. Whichever of these futures is dropped, its guard gives the slot back.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::task::AbortHandle;
+use tracing::error;
+
+use crate::{
+    connection::ConnectionInfo,
+    error,
+    kernel::Kernel,
+    scope::{Scope, Scoped},
+    task::{Panicked, dispose},
+};
+
+mod ending;
+mod setup;
+mod shutdown;
+
+pub(crate) use ending::disconnect;
+pub(crate) use setup::{accept, dial};
+pub(crate) use shutdown::shut_down;
+
+/// How long an ending waits for the connection's, or the node's, stopped tasks to be dropped.
+const MAX_STOP_TIME: Duration = Duration::from_secs(1);
+
+/// The bound that a `TIMEOUT_MS` stands for; the largest one means none.
+pub(crate) fn bound(timeout_ms: u64) -> Option<Duration> {
+    (timeout_ms != u64::MAX).then(|| Duration::from_millis(timeout_ms))
+}
+
+/// Logs a panic of user code, once, and makes the error that says so.
+fn report_panic(hook: &'static str, info: &ConnectionInfo, panicked: &Panicked) -> io::Error {
+    let addr = info.addr();
+    error!(parent: info.span(), %addr, "{hook} panicked: {}", panicked.0);
+    error::panicked(hook, addr, panicked)
+}
+
+/// Spawns a task that `shut_down` waits for, and, if it belongs to a connection, the end of that connection too.
+pub(crate) fn spawn_counted(
+    kernel: &Arc<Kernel>,
+    info: Option<ConnectionInfo>,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> AbortHandle {
+    kernel.tasks.enter();
+    let task_of = info.as_ref().map_or(0, ConnectionInfo::identity);
+    if let Some(info) = &info {
+        info.tasks().enter();
+    }
+    let scope = Scope { node: kernel.identity(), task_of };
+    let task = Scoped::new(scope, Box::pin(task));
+    tokio::spawn(Counted { task: Some(task), info, kernel: Arc::clone(kernel) }).abort_handle()
+}
+
+/// A task that leaves the counts when it has been dropped.
+struct Counted {
+    /// `None` once it is dropped.
+    task: Option<Scoped<()>>,
+    info: Option<ConnectionInfo>,
+    kernel: Arc<Kernel>,
+}
+
+impl Future for Counted {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.task.as_mut().map_or(Poll::Ready(()), |task| Pin::new(task).poll(cx))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        dispose(self.task.take());
+        if let Some(info) = &self.info {
+            info.tasks().leave();
+        }
+        self.kernel.tasks.leave();
+    }
+}

@@ -1,0 +1,198 @@
+//! From a dial or an accepted socket to a live connection.
+
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, Either, select};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::OwnedSemaphorePermit,
+    time::timeout,
+};
+use tracing::{debug, debug_span};
+
+use super::{
+    bound,
+    ending::{EndOfLink, read_to_end, run_on_connect, write_to_end},
+    report_panic, spawn_counted,
+};
+use crate::{
+    connection::{Connection, ConnectionInfo, ConnectionSide, DisconnectOrigin},
+    error,
+    hooks::{HandshakeHook, HookSet, PreparedWriter},
+    kernel::{Kernel, Meter},
+    link::{Link, LinkTasks, UnusedHalves},
+    registry::{Refusal, Reservation},
+    scope::{Scope, Scoped},
+    task::{catch, caught, wait_until, within},
+};
+
+/// Dials an address and sets the connection up.
+pub(crate) async fn dial(kernel: &Arc<Kernel>, addr: SocketAddr, socket: Option<TcpSocket>) -> io::Result<()> {
+    if kernel.listener.is_at(addr) {
+        return Err(error::self_connect(addr));
+    }
+    let refused = |refusal| refusal_error(kernel, addr, refusal);
+    kernel.registry.check_dial(addr).map_err(refused)?;
+    let Ok(_permit) = kernel.setups.try_acquire() else {
+        kernel.heuristics.connect_budget_rejections.increment();
+        return Err(error::setup_budget(addr, kernel.config.max_connecting));
+    };
+    let reservation = kernel.registry.reserve(addr).map_err(refused)?;
+    let setup = async {
+        let stream = dial_tcp(kernel, addr, socket).await?;
+        set_up(kernel, reservation, stream, ConnectionSide::Responder).await
+    };
+    let result = until_closed(kernel, setup).await;
+    if let Err(error) = &result {
+        debug!(parent: &kernel.span, %addr, %error, "could not connect");
+    }
+    result
+}
+
+async fn dial_tcp(kernel: &Kernel, addr: SocketAddr, socket: Option<TcpSocket>) -> io::Result<TcpStream> {
+    let connecting = async {
+        match socket {
+            Some(socket) => socket.connect(addr).await,
+            None => TcpStream::connect(addr).await,
+        }
+    };
+    let limit_ms = kernel.config.connection_timeout_ms;
+    let stream = timeout(Duration::from_millis(limit_ms.into()), connecting)
+        .await
+        .map_err(|_| error::dial_timeout(addr, limit_ms))??;
+    // Once TCP is connected, no failing socket call is the dial's failure any more: the peer may be gone already.
+    match (stream.local_addr(), stream.peer_addr()) {
+        (Ok(local), Ok(peer)) if local == peer => Err(error::self_connect(addr)),
+        _ => Ok(stream),
+    }
+}
+
+/// Sets an accepted connection up, in a task of its own.
+pub(crate) fn accept(kernel: &Arc<Kernel>, stream: TcpStream, addr: SocketAddr, permit: OwnedSemaphorePermit) {
+    let reservation = match kernel.registry.reserve(addr) {
+        Ok(reservation) => reservation,
+        Err(refusal) => {
+            if refusal != Refusal::Closed {
+                kernel.heuristics.inbound_connections_rejected.increment();
+            }
+            let error = refusal_error(kernel, addr, refusal);
+            debug!(parent: &kernel.span, %addr, %error, "refused a connection");
+            return;
+        }
+    };
+    let own = Arc::clone(kernel);
+    spawn_counted(kernel, None, async move {
+        let _permit = permit;
+        let setup = set_up(&own, reservation, stream, ConnectionSide::Initiator);
+        if let Err(error) = until_closed(&own, setup).await {
+            debug!(parent: &own.span, %addr, %error, "could not set an accepted connection up");
+        }
+    });
+}
+
+fn refusal_error(kernel: &Kernel, addr: SocketAddr, refusal: Refusal) -> io::Error {
+    match refusal {
+        Refusal::Closed => error::shutting_down(),
+        Refusal::Occupied => error::already_exists(addr),
+        Refusal::IpLimit(ip) => error::ip_limit(addr, ip, kernel.config.max_connections_per_ip),
+        Refusal::NodeLimit => error::node_limit(addr, kernel.config.max_connections),
+    }
+}
+
+/// Ends a setup when the node closes.
+async fn until_closed(kernel: &Kernel, setup: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let closed = wait_until(kernel.registry.changed(), || kernel.registry.is_closed());
+    match select(pin!(closed), pin!(setup)).await {
+        Either::Left(((), _)) => Err(error::shutting_down()),
+        Either::Right((result, _)) => result,
+    }
+}
+
+async fn set_up(
+    kernel: &Arc<Kernel>,
+    reservation: Reservation<Link>,
+    stream: TcpStream,
+    peer_side: ConnectionSide,
+) -> io::Result<()> {
+    let addr = reservation.addr();
+    let span = debug_span!(parent: &kernel.span, "connection", %addr, peer = ?peer_side);
+    let mut connection = Connection::new(ConnectionInfo::new(addr, peer_side, span), stream);
+    let hooks = kernel.hooks.current();
+    if let Some(handshake) = &hooks.handshake {
+        connection = shake_hands(kernel, Arc::clone(handshake), connection).await?;
+    }
+    go_live(kernel, reservation, hooks, connection)
+}
+
+async fn shake_hands(kernel: &Kernel, hook: Arc<dyn HandshakeHook>, connection: Connection) -> io::Result<Connection> {
+    let info = connection.info().clone();
+    let (addr, limit_ms) = (info.addr(), hook.timeout_ms());
+    let scope = Scope { node: kernel.identity(), task_of: 0 };
+    let handshake = Scoped::new(scope, Box::pin(caught(move || hook.perform(connection))));
+    match within(bound(limit_ms), handshake).await {
+        None => {
+            kernel.heuristics.handshake_timeouts.increment();
+            Err(error::handshake_timeout(addr, limit_ms))
+        }
+        Some(Err(panicked)) => Err(report_panic("perform_handshake", &info, &panicked)),
+        Some(Ok(result)) => {
+            let connection = result?;
+            if connection.info().is_same(&info) { Ok(connection) } else { Err(error::foreign_connection(addr)) }
+        }
+    }
+}
+
+/// Attaches the protocols, establishes the connection and starts its tasks. Nothing here awaits: between the instant at
+/// which the connection is listed and the one at which its tasks and `on_connect` are scheduled, nothing can be cancelled.
+fn go_live(
+    kernel: &Arc<Kernel>,
+    reservation: Reservation<Link>,
+    hooks: HookSet,
+    connection: Connection,
+) -> io::Result<()> {
+    let info = connection.info().clone();
+    let (addr, own_side) = (info.addr(), !info.side());
+    let (read, write) = match connection.split() {
+        Some((read, write)) => (Some(read), Some(write)),
+        None if hooks.reading.is_some() || hooks.writing.is_some() => return Err(error::stream_not_returned(addr)),
+        None => (None, None),
+    };
+    let meter = || Meter::new(Arc::clone(kernel), info.clone());
+    let codec_panicked = |hook: &'static str| {
+        let info = info.clone();
+        move |panicked| report_panic(hook, &info, &panicked)
+    };
+    let reader = hooks.reading.map(|hook| catch(|| hook.prepare(addr, own_side, meter())));
+    let reader = reader.transpose().map_err(codec_panicked("Reading::codec"))?;
+    let writer = hooks.writing.map(|hook| catch(|| hook.prepare(addr, own_side, meter())));
+    let writer = writer.transpose().map_err(codec_panicked("Writing::codec"))?;
+
+    let mut unused = UnusedHalves { read, write };
+    let reader = reader.and_then(|run| unused.read.take().map(run));
+    let (outbox, write_timeout, writer) = match writer {
+        Some(PreparedWriter { outbox, run, timeout }) => (Some(outbox), timeout, unused.write.take().map(run)),
+        None => (None, None, None),
+    };
+    let link = Arc::new(Link::new(info.clone(), outbox.clone(), write_timeout, unused));
+    reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
+
+    let end =
+        |origin| EndOfLink { kernel: Arc::clone(kernel), link: Arc::downgrade(&link), info: info.clone(), origin };
+    let spawn = |task: BoxFuture<'static, ()>| spawn_counted(kernel, Some(info.clone()), task);
+    let reader = reader.map(|reading| spawn(Box::pin(read_to_end(reading, end(DisconnectOrigin::Reading)))));
+    let writer = writer.zip(outbox).map(|(writing, outbox)| {
+        spawn(Box::pin(write_to_end(writing, outbox, link.flush_time(), end(DisconnectOrigin::Writing))))
+    });
+    let on_connect = hooks.on_connect.and_then(|hook| {
+        let is_abortable = hook.is_abortable();
+        let task = Box::pin(run_on_connect(hook, end(DisconnectOrigin::OnConnectAbort)));
+        if is_abortable {
+            return Some(spawn(task));
+        }
+        tokio::spawn(Scoped::new(Scope { node: kernel.identity(), task_of: 0 }, task));
+        None
+    });
+    link.set_tasks(LinkTasks { reader, writer, on_connect });
+    debug!(parent: info.span(), "live");
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! The end of a node.
+
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, join},
+    stream::FuturesUnordered,
+};
+
+use super::{MAX_STOP_TIME, bound, ending::tear_down};
+use crate::{
+    kernel::Kernel,
+    link::MAX_FLUSH_TIME,
+    scope,
+    task::{dispose, wait_until, within},
+};
+
+/// Closes the node and ends everything that belongs to it.
+///
+/// # Cancel safety
+/// The node stays closed; connections whose ending had begun are released at once; another call finishes the rest.
+pub(crate) async fn shut_down(kernel: &Arc<Kernel>) {
+    let end = |claim| {
+        let kernel = Arc::clone(kernel);
+        Box::pin(async move { tear_down(&kernel, claim, None).await }) as BoxFuture<'static, ()>
+    };
+    let mut endings: Vec<_> = kernel.registry.close().into_iter().map(end).collect();
+    // In the very poll that claimed them, every ending begins its OnDisconnect: whatever is dropped later, it has begun.
+    poll_fn(|cx| {
+        endings.retain_mut(|ending| ending.as_mut().poll(cx).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    let rest = finish_shutdown(Arc::clone(kernel), endings.into_iter().collect());
+    if scope::is_inside_node(kernel.identity()) {
+        // The caller is one of those that the rest waits for.
+        tokio::spawn(rest);
+    } else {
+        rest.await;
+    }
+}
+
+async fn finish_shutdown(kernel: Arc<Kernel>, endings: FuturesUnordered<BoxFuture<'static, ()>>) {
+    join(kernel.listener.stop(), endings.collect::<()>()).await;
+    // Endings that others have claimed are bounded too, but their owners may not be polling them.
+    let hook_time = kernel.hooks.on_disconnect().map_or(Some(Duration::ZERO), |hook| bound(hook.timeout_ms()));
+    let limit = hook_time.map(|time| time.saturating_add(MAX_FLUSH_TIME));
+    let drained = wait_until(kernel.registry.changed(), || kernel.registry.is_closed_and_empty());
+    if within(limit, drained).await.is_none() {
+        for link in kernel.registry.evict_all() {
+            link.stop();
+        }
+    }
+    kernel.tasks.wait(0, MAX_STOP_TIME).await;
+    // The hooks own clones of the user's structs, and these own the node.
+    dispose(kernel.hooks.take());
+}

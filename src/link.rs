@@ -1,0 +1,123 @@
+//! The shared part of a live connection: what a sender, an ending and the registry need of it.
+//!
+//! The registry owns it; removing it from there stops the connection's tasks. The tasks themselves own the halves of the
+//! stream and refer to the link weakly.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{task::AbortHandle, time::timeout};
+
+use crate::{
+    connection::ConnectionInfo,
+    outbox::AnyOutbox,
+    transport::{ReadHalf, WriteHalf},
+};
+
+/// The most time that a graceful end spends on flushing what is queued.
+pub(crate) const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
+
+/// The halves of the stream that no task owns, because their protocol is not enabled; kept so that the stream stays open.
+#[derive(Debug, Default)]
+pub(crate) struct UnusedHalves {
+    pub(crate) read: Option<ReadHalf>,
+    pub(crate) write: Option<WriteHalf>,
+}
+
+/// The tasks of a connection.
+#[derive(Debug)]
+pub(crate) struct LinkTasks {
+    pub(crate) reader: Option<AbortHandle>,
+    pub(crate) writer: Option<AbortHandle>,
+    /// Only if it may be aborted.
+    pub(crate) on_connect: Option<AbortHandle>,
+}
+
+/// A live connection.
+pub(crate) struct Link {
+    info: ConnectionInfo,
+    /// `None` if the connection was set up without Writing.
+    outbox: Option<Arc<dyn AnyOutbox>>,
+    /// The most time that a flush may take.
+    flush_time: Duration,
+    unused: Mutex<UnusedHalves>,
+    /// Set at once after the link was established.
+    tasks: OnceLock<LinkTasks>,
+}
+
+impl Link {
+    /// `write_timeout` bounds a flush further.
+    pub(crate) fn new(
+        info: ConnectionInfo,
+        outbox: Option<Arc<dyn AnyOutbox>>,
+        write_timeout: Option<Duration>,
+        unused: UnusedHalves,
+    ) -> Self {
+        let flush_time = write_timeout.map_or(MAX_FLUSH_TIME, |timeout| timeout.min(MAX_FLUSH_TIME));
+        Self { info, outbox, flush_time, unused: Mutex::new(unused), tasks: OnceLock::new() }
+    }
+
+    pub(crate) fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+
+    pub(crate) fn outbox(&self) -> Option<&dyn AnyOutbox> {
+        self.outbox.as_deref()
+    }
+
+    pub(crate) fn flush_time(&self) -> Duration {
+        self.flush_time
+    }
+
+    pub(crate) fn set_tasks(&self, tasks: LinkTasks) {
+        let set_before = self.tasks.set(tasks).is_err();
+        debug_assert!(!set_before, "a connection starts its tasks once");
+    }
+
+    /// Takes no more messages, writes those that are queued and says farewell to the peer, as far as it takes them in
+    /// time.
+    pub(crate) async fn flush(&self) {
+        if let Some(outbox) = &self.outbox {
+            // With everything written already, the writer's farewell needs nobody to wait for it.
+            if !outbox.finish() {
+                self.info.tasks().wait_for(|| outbox.is_writer_gone(), self.flush_time).await;
+            }
+            return;
+        }
+        let unused = self.unused.lock().write.take();
+        if let Some(mut half) = unused {
+            // The connection ends either way.
+            let _in_time = timeout(self.flush_time, half.farewell()).await;
+        }
+    }
+
+    /// Takes no more messages, drops those that are queued, and stops the tasks.
+    pub(crate) fn stop(&self) {
+        self.info.set_ended();
+        let is_flushed = self.outbox.as_ref().is_none_or(|outbox| outbox.abandon());
+        let Some(LinkTasks { reader, writer, on_connect }) = self.tasks.get() else { return };
+        for task in [reader, on_connect].into_iter().flatten() {
+            task.abort();
+        }
+        // A writer with nothing left to write ends by itself, in bounded time, after its farewell to the peer.
+        if let (Some(writer), false) = (writer, is_flushed) {
+            writer.abort();
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("info", &self.info).finish_non_exhaustive()
+    }
+}

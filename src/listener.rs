@@ -1,0 +1,230 @@
+//! The listening socket: binding, the accept loop, its pauses, and its end.
+//!
+//! The accept loop's task owns the socket; the rest of the node only knows its address. Knows nothing of what becomes of
+//! an accepted connection.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::{Either, select};
+use parking_lot::Mutex as SyncMutex;
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::{Mutex, Notify, OwnedSemaphorePermit},
+    time::sleep,
+};
+use tracing::{debug, warn};
+
+use crate::{config::Config, error, kernel::Kernel, lifecycle, task::wait_until};
+
+/// The pause after an accept that failed for want of resources: at most three errors a second, and accepting again
+/// within half a second of the relief.
+const PRESSURE_PAUSE: Duration = Duration::from_millis(400);
+
+/// A node's listener.
+#[derive(Debug, Default)]
+pub(crate) struct Listener {
+    /// Where the node listens now.
+    bound: SyncMutex<Option<SocketAddr>>,
+    /// The accept loop, if one was started and is not known to have ended. Held while it is being ended, so that a port
+    /// is bound again only after it was given up.
+    running: Mutex<Option<Arc<AcceptLoop>>>,
+}
+
+/// What an accept loop and whoever ends it have in common.
+#[derive(Debug, Default)]
+struct AcceptLoop {
+    /// Whether it is to close its socket.
+    stopping: AtomicBool,
+    /// Whether its socket is closed.
+    closed: AtomicBool,
+    /// Woken when either changes.
+    changed: Notify,
+}
+
+impl Listener {
+    pub(crate) fn addr(&self) -> Option<SocketAddr> {
+        *self.bound.lock()
+    }
+
+    /// Whether a dial to the address would reach this listener.
+    pub(crate) fn is_at(&self, addr: SocketAddr) -> bool {
+        self.addr().is_some_and(|bound| {
+            let (own, ip) = (bound.ip().to_canonical(), addr.ip().to_canonical());
+            bound.port() == addr.port()
+                && (own == ip || (own.is_unspecified() && (ip.is_loopback() || ip.is_unspecified())))
+        })
+    }
+
+    /// Switches listening on or off; returns the bound address when it is on.
+    ///
+    /// # Cancel safety
+    /// Switching on has no point at which it could be dropped half-way. Switching off, dropped, still happens.
+    pub(crate) async fn toggle(&self, kernel: &Arc<Kernel>) -> io::Result<Option<SocketAddr>> {
+        let mut running = self.running.lock().await;
+        if kernel.registry.is_closed() {
+            return Err(error::shutting_down());
+        }
+        if let Some(accept_loop) = running.clone() {
+            let was_on = !accept_loop.stopping.load(Ordering::Acquire);
+            accept_loop.stop().await;
+            *running = None;
+            if was_on {
+                debug!(parent: &kernel.span, "stopped listening");
+                return Ok(None);
+            }
+        }
+        let socket = bind(&kernel.config)?;
+        let addr = socket.local_addr()?;
+        let accept_loop = Arc::<AcceptLoop>::default();
+        *self.bound.lock() = Some(addr);
+        *running = Some(Arc::clone(&accept_loop));
+        let open = OpenSocket { socket: Some(socket), accept_loop, kernel: Arc::clone(kernel) };
+        lifecycle::spawn_counted(kernel, None, accept_connections(open));
+        debug!(parent: &kernel.span, %addr, "listening");
+        Ok(Some(addr))
+    }
+
+    /// Closes the socket, if there is one.
+    pub(crate) async fn stop(&self) {
+        let mut running = self.running.lock().await;
+        if let Some(accept_loop) = running.clone() {
+            accept_loop.stop().await;
+            *running = None;
+        }
+    }
+}
+
+impl AcceptLoop {
+    async fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+        wait_until(&self.changed, || self.closed.load(Ordering::Acquire)).await;
+    }
+
+    async fn stop_requested(&self) {
+        wait_until(&self.changed, || self.stopping.load(Ordering::Acquire)).await;
+    }
+}
+
+fn bind(config: &Config) -> io::Result<TcpListener> {
+    let addr = config.listener_addr.ok_or_else(error::no_listener_addr)?;
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    if config.reuse_listener_port {
+        reuse_port(&socket)?;
+    }
+    socket.bind(addr)?;
+    socket.listen(config.listener_backlog)
+}
+
+#[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))))]
+fn reuse_port(socket: &TcpSocket) -> io::Result<()> {
+    socket.set_reuseport(true)
+}
+
+#[cfg(not(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin")))))]
+fn reuse_port(_: &TcpSocket) -> io::Result<()> {
+    Err(error::no_port_reuse())
+}
+
+/// The listening socket; its address is forgotten, and its end made known, when it has been closed.
+struct OpenSocket {
+    /// `None` once it is closed.
+    socket: Option<TcpListener>,
+    accept_loop: Arc<AcceptLoop>,
+    kernel: Arc<Kernel>,
+}
+
+impl OpenSocket {
+    fn close(&mut self) {
+        if self.socket.take().is_some() {
+            *self.kernel.listener.bound.lock() = None;
+            self.accept_loop.closed.store(true, Ordering::Release);
+            self.accept_loop.changed.notify_waiters();
+        }
+    }
+}
+
+impl Drop for OpenSocket {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+async fn accept_connections(mut open: OpenSocket) {
+    let accept_loop = Arc::clone(&open.accept_loop);
+    let kernel = Arc::clone(&open.kernel);
+    let mut stop = pin!(accept_loop.stop_requested());
+    while let Some(socket) = &open.socket {
+        let accepted = match select(&mut stop, pin!(socket.accept())).await {
+            Either::Left(_) => return,
+            Either::Right((accepted, _)) => accepted,
+        };
+        match accepted {
+            Ok((stream, addr)) => {
+                if let Some(permit) = next_permit(&kernel, &mut open, stop.as_mut()).await {
+                    lifecycle::accept(&kernel, stream, addr, permit);
+                }
+            }
+            Err(error) if is_peers_doing(&error) => {
+                debug!(parent: &kernel.span, %error, "a peer gave up before it was accepted")
+            }
+            Err(error) => {
+                kernel.heuristics.accept_errors.increment();
+                warn!(parent: &kernel.span, %error, "cannot accept; trying again in {PRESSURE_PAUSE:?}");
+                if let Either::Left(_) = select(&mut stop, pin!(sleep(PRESSURE_PAUSE))).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a setup's permit. The one connection that has been accepted is set up even if listening ends meanwhile, but
+/// the socket does not stay open for it.
+async fn next_permit(
+    kernel: &Arc<Kernel>,
+    open: &mut OpenSocket,
+    stop: impl Future<Output = ()> + Unpin,
+) -> Option<OwnedSemaphorePermit> {
+    let acquire = pin!(Arc::clone(&kernel.setups).acquire_owned());
+    let acquire = match select(stop, acquire).await {
+        Either::Right((permit, _)) => return permit.ok(),
+        Either::Left(((), acquire)) => acquire,
+    };
+    open.close();
+    let closed = wait_until(kernel.registry.changed(), || kernel.registry.is_closed());
+    match select(pin!(closed), acquire).await {
+        Either::Left(_) => None,
+        Either::Right((permit, _)) => permit.ok(),
+    }
+}
+
+/// Whether an error of accept belongs to one connection that is gone already, so that the next may be fine.
+fn is_peers_doing(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable,
+        PermissionDenied, TimedOut, Unsupported,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+            | PermissionDenied
+            | TimedOut
+            | Unsupported
+    )
+}

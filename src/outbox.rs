@@ -1,0 +1,331 @@
+//! The bounded outbound queue of a connection: messages in front, encoded bytes behind.
+//!
+//! Senders append messages; the writer swaps them out whole, encodes them and writes the bytes. While a connection is
+//! *streaming*, a sender that finds the queue full encodes it into the batch that waits behind the one being written,
+//! instead of failing: one write then carries a batch of bytes and not a queue of messages.
+//!
+//! The lock is held for a few instructions only. The encoder with its batch is a value that is taken out to be used
+//! ([`State::press`] is `None` then), so no user code runs under the lock, and a send from inside an encoder is queued.
+//! Wake-ups lie beside the lock and carry no data.
+
+use std::{
+    any::Any,
+    collections::VecDeque,
+    fmt, io,
+    sync::atomic::{AtomicBool, Ordering},
+    task::{Context, Poll},
+};
+
+use bytes::BytesMut;
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio_util::codec::Encoder;
+
+use crate::{
+    framing::scratch,
+    press::{Batch, Item, Press, Receipt},
+    task::dispose_all,
+};
+
+/// A queue of messages that takes at most this much memory is kept while the connection is idle.
+const SMALL_RING: usize = 256;
+
+/// Why a message was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PushError {
+    /// The queue is full.
+    Full,
+    /// The connection is ending.
+    Closed,
+}
+
+/// Whether messages are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Intake {
+    Open,
+    /// No more; what is queued is still written, then the stream is shut.
+    Finishing,
+    /// No more, and what was queued is gone.
+    Abandoned,
+}
+
+struct State<M> {
+    queue: VecDeque<Item<M>>,
+    /// How many messages are swapped out to be encoded: they keep their places until they are bytes.
+    swapped_out: usize,
+    /// The encoder and the waiting batch; `None` while somebody encodes.
+    press: Option<Box<Press<M>>>,
+    /// Whether the press holds a batch that waits for the writer.
+    has_waiting_batch: bool,
+    /// Whether the writer has a batch that is not wholly written.
+    is_writing: bool,
+    /// Whether the writer has been woken, or has not parked since it was.
+    is_scheduled: bool,
+    /// Whether the writer wants the press and found it taken.
+    awaits_press: bool,
+    /// Whether the queue has been full since the writer last swapped it out.
+    has_been_full: bool,
+    /// Whether the queue has been full and the writer has not parked since.
+    is_streaming: bool,
+    /// Whether the writer has given way once before it parks.
+    has_lingered: bool,
+    intake: Intake,
+}
+
+impl<M> State<M> {
+    /// What a graceful end would have to wait for.
+    fn is_flushed(&self) -> bool {
+        self.queue.is_empty() && self.swapped_out == 0 && !self.has_waiting_batch && !self.is_writing
+    }
+
+    /// Puts what was not encoded back in front of what was queued in the meantime.
+    fn put_back(&mut self, mut press: Box<Press<M>>) {
+        if !press.queue.is_empty() {
+            press.queue.append(&mut self.queue);
+            std::mem::swap(&mut press.queue, &mut self.queue);
+        }
+        self.swapped_out = 0;
+        self.has_waiting_batch = !press.batch.is_empty();
+        self.press = Some(press);
+    }
+}
+
+/// What the writer finds to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// The batch has been filled.
+    Batch,
+    /// Nothing is left, and nothing will come.
+    Finished,
+}
+
+/// The outbound queue of one connection.
+pub(crate) struct Outbox<M> {
+    depth: usize,
+    state: Mutex<State<M>>,
+    /// The writer's waker.
+    writer: AtomicWaker,
+    /// Set when the writer is gone.
+    writer_gone: AtomicBool,
+}
+
+impl<M: Send + 'static> Outbox<M> {
+    /// Makes an outbox that takes `depth` messages and whose batches begin no message after `flush_at` bytes.
+    pub(crate) fn new<E>(encoder: E, depth: usize, flush_at: usize) -> Self
+    where
+        E: Encoder<M, Error = io::Error> + Send + 'static,
+    {
+        let state = State {
+            queue: VecDeque::new(),
+            swapped_out: 0,
+            press: Some(Box::new(Press::new(encoder, flush_at))),
+            has_waiting_batch: false,
+            is_writing: false,
+            // The writer's first poll comes by itself.
+            is_scheduled: true,
+            awaits_press: false,
+            has_been_full: false,
+            is_streaming: false,
+            has_lingered: false,
+            intake: Intake::Open,
+        };
+        Self { depth, state: Mutex::new(state), writer: AtomicWaker::new(), writer_gone: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Queues a message, or, on a streaming connection, encodes what is queued to make room for it.
+    pub(crate) fn push(&self, message: M, receipt: Option<Receipt>) -> Result<(), PushError> {
+        let item = Item { message, receipt };
+        let mut state = self.state.lock();
+        if state.intake != Intake::Open {
+            drop(state);
+            return Err(PushError::Closed);
+        }
+        if state.queue.len() + state.swapped_out < self.depth {
+            state.queue.push_back(item);
+            let wake = !std::mem::replace(&mut state.is_scheduled, true);
+            drop(state);
+            if wake {
+                self.writer.wake();
+            }
+            return Ok(());
+        }
+        state.has_been_full = true;
+        if state.is_streaming
+            && let Some(mut press) = state.press.take_if(|press| press.has_room())
+        {
+            std::mem::swap(&mut state.queue, &mut press.queue);
+            state.swapped_out = press.queue.len();
+            state.queue.push_back(item);
+            drop(state);
+            press.run();
+            self.return_press(press);
+            return Ok(());
+        }
+        drop(state);
+        Err(PushError::Full)
+    }
+
+    /// Puts the press back after an encoding by a sender.
+    fn return_press(&self, press: Box<Press<M>>) {
+        let mut state = self.state.lock();
+        if state.intake == Intake::Abandoned {
+            drop(state);
+            press.discard();
+        } else {
+            state.put_back(press);
+            let wake = std::mem::take(&mut state.awaits_press);
+            drop(state);
+            if wake {
+                self.writer.wake();
+            }
+        }
+    }
+
+    /// Fills the writer's batch, whose bytes must all have been written; parks the writer if there is nothing to do.
+    pub(crate) fn poll_load(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<Load> {
+        // Before the state is read: a sender that comes after finds a waker to wake.
+        self.writer.register(cx.waker());
+        let mut state = self.state.lock();
+        state.is_writing = false;
+        if state.intake == Intake::Abandoned {
+            return Poll::Ready(Load::Finished);
+        }
+        let Some(press) = state.press.as_ref() else {
+            state.awaits_press = true;
+            return Poll::Pending;
+        };
+        if state.queue.is_empty() && press.batch.is_empty() {
+            if state.intake == Intake::Finishing {
+                return Poll::Ready(Load::Finished);
+            }
+            if state.is_streaming && !state.has_lingered {
+                // Senders that were turned away get one chance to go on streaming before the writer parks.
+                state.has_lingered = true;
+                drop(state);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            state.is_streaming = false;
+            state.is_scheduled = false;
+            let surplus = Self::take_surplus(&mut state, batch);
+            drop(state);
+            surplus.release();
+            return Poll::Pending;
+        }
+        if std::mem::take(&mut state.has_been_full) {
+            state.is_streaming = true;
+        }
+        state.has_lingered = false;
+        state.is_writing = true;
+        let Some(mut press) = state.press.take() else { unreachable!("seen above, under the same lock") };
+        std::mem::swap(&mut state.queue, &mut press.queue);
+        state.swapped_out = press.queue.len();
+        drop(state);
+
+        press.run_for_writer();
+        std::mem::swap(&mut press.batch, batch);
+        let mut state = self.state.lock();
+        if state.intake == Intake::Abandoned {
+            drop(state);
+            press.discard();
+        } else {
+            state.put_back(press);
+        }
+        Poll::Ready(Load::Batch)
+    }
+
+    /// Takes out what an idle connection does not need.
+    fn take_surplus(state: &mut State<M>, batch: &mut Batch) -> Surplus<M> {
+        let mut surplus = Surplus { rings: [VecDeque::new(), VecDeque::new()], buffers: Default::default() };
+        let is_large = |ring: &VecDeque<Item<M>>| ring.capacity() * size_of::<Item<M>>() > SMALL_RING;
+        if is_large(&state.queue) {
+            surplus.rings[0] = std::mem::take(&mut state.queue);
+        }
+        surplus.buffers[0] = batch.take_surplus();
+        if let Some(press) = state.press.as_mut() {
+            if is_large(&press.queue) {
+                surplus.rings[1] = std::mem::take(&mut press.queue);
+            }
+            surplus.buffers[1] = press.batch.take_surplus();
+        }
+        surplus
+    }
+}
+
+/// Memory that an idle connection gives back; it holds no messages.
+struct Surplus<M> {
+    rings: [VecDeque<Item<M>>; 2],
+    buffers: [BytesMut; 2],
+}
+
+impl<M> Surplus<M> {
+    fn release(self) {
+        for buffer in self.buffers {
+            if buffer.capacity() != 0 {
+                scratch::give(buffer);
+            }
+        }
+    }
+}
+
+/// An outbox whatever its messages are: all that the end of a connection needs.
+pub(crate) trait AnyOutbox: Any + Send + Sync {
+    /// Takes no more messages, and lets the writer end once all is written; `true` if all is written already.
+    fn finish(&self) -> bool;
+
+    /// Takes no more messages and drops those that are queued; `true` if there was nothing left to write.
+    fn abandon(&self) -> bool;
+
+    /// Whether the writer is gone.
+    fn is_writer_gone(&self) -> bool;
+
+    /// Tells that the writer is gone.
+    fn set_writer_gone(&self);
+}
+
+impl<M: Send + 'static> AnyOutbox for Outbox<M> {
+    fn finish(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.intake == Intake::Open {
+            state.intake = Intake::Finishing;
+        }
+        let is_flushed = state.is_flushed();
+        drop(state);
+        self.writer.wake();
+        is_flushed
+    }
+
+    fn abandon(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_flushed = state.is_flushed();
+        state.intake = Intake::Abandoned;
+        let queue = std::mem::take(&mut state.queue);
+        let press = state.press.take();
+        state.has_waiting_batch = false;
+        drop(state);
+        self.writer.wake();
+        dispose_all(queue);
+        if let Some(press) = press {
+            press.discard();
+        }
+        is_flushed
+    }
+
+    fn is_writer_gone(&self) -> bool {
+        self.writer_gone.load(Ordering::Acquire)
+    }
+
+    fn set_writer_gone(&self) {
+        self.writer_gone.store(true, Ordering::Release);
+    }
+}
+
+impl<M> fmt::Debug for Outbox<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").field("depth", &self.depth).finish_non_exhaustive()
+    }
+}

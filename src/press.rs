@@ -1,0 +1,193 @@
+//! What turns queued messages into bytes: the encoder with the batch that it fills.
+//!
+//! A [`Press`] is in the hands of one encoding party at a time, which runs it under no lock.
+
+use std::{collections::VecDeque, io};
+
+use bytes::BytesMut;
+use tokio::sync::oneshot;
+use tokio_util::codec::Encoder;
+
+use crate::{
+    error,
+    framing::scratch,
+    task::{Panicked, catch, dispose, dispose_all},
+};
+
+/// The most bytes at which another message may still begin in a batch.
+const MAX_BATCH: usize = 256 * 1024;
+
+/// Where the fate of a message is reported.
+pub(crate) type Receipt = oneshot::Sender<io::Result<()>>;
+
+/// A queued message.
+pub(crate) struct Item<M> {
+    pub(crate) message: M,
+    pub(crate) receipt: Option<Receipt>,
+}
+
+/// Why a message could not be encoded.
+#[derive(Debug)]
+pub(crate) enum EncodeError {
+    Failed(io::Error),
+    Panicked(Panicked),
+}
+
+/// Encoded messages on their way to the socket.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) bytes: BytesMut,
+    /// How many messages are in it.
+    pub(crate) messages: usize,
+    /// The receipts of its messages that have one.
+    receipts: Vec<Receipt>,
+    /// What went wrong with the encoding of one of its messages; none of them is written then.
+    failure: Option<EncodeError>,
+}
+
+impl Batch {
+    /// Takes out the memory that an empty batch does not need.
+    pub(crate) fn take_surplus(&mut self) -> BytesMut {
+        self.receipts = Vec::new();
+        std::mem::take(&mut self.bytes)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages == 0 && self.failure.is_none()
+    }
+
+    pub(crate) fn take_failure(&mut self) -> Option<EncodeError> {
+        self.failure.take()
+    }
+
+    /// Reports success for all messages in it, and empties it.
+    pub(crate) fn confirm(&mut self) {
+        for receipt in self.receipts.drain(..) {
+            let _nobody_waits = receipt.send(Ok(()));
+        }
+        self.messages = 0;
+        self.bytes.clear();
+    }
+
+    /// Reports the error for all messages in it.
+    pub(crate) fn fail(&mut self, error: &io::Error) {
+        for receipt in self.receipts.drain(..) {
+            let _nobody_waits = receipt.send(Err(error::duplicate(error)));
+        }
+    }
+}
+
+/// An encoder without its type: encodes a queue at a time, so that the inner loop is dispatched statically.
+trait EncodeQueue<M>: Send {
+    /// Encodes until the queue is empty or the batch has `limit` bytes; keeps the size of the last message.
+    fn encode_queue(
+        &mut self,
+        queue: &mut VecDeque<Item<M>>,
+        batch: &mut Batch,
+        last_size: &mut usize,
+        limit: usize,
+    ) -> io::Result<()>;
+}
+
+impl<M, E: Encoder<M, Error = io::Error> + Send> EncodeQueue<M> for E {
+    fn encode_queue(
+        &mut self,
+        queue: &mut VecDeque<Item<M>>,
+        batch: &mut Batch,
+        last_size: &mut usize,
+        limit: usize,
+    ) -> io::Result<()> {
+        let mut boundary = batch.bytes.len();
+        while boundary < limit {
+            let Some(Item { message, receipt }) = queue.pop_front() else { break };
+            batch.receipts.extend(receipt);
+            self.encode(message, &mut batch.bytes)?;
+            batch.messages += 1;
+            // An encoder may do as it likes with the buffer.
+            *last_size = batch.bytes.len().saturating_sub(boundary);
+            boundary = batch.bytes.len();
+        }
+        Ok(())
+    }
+}
+
+/// What turns messages into bytes; in the hands of one encoding party at a time.
+pub(crate) struct Press<M> {
+    encoder: Box<dyn EncodeQueue<M>>,
+    /// What has been encoded and waits to be written.
+    pub(crate) batch: Batch,
+    /// Messages swapped out of the outbox to be encoded.
+    pub(crate) queue: VecDeque<Item<M>>,
+    /// The bytes at which no further message begins, before it grows with the size of messages.
+    flush_at: usize,
+    /// The size of the last message that was encoded.
+    last_size: usize,
+}
+
+impl<M> Press<M> {
+    pub(crate) fn new<E>(encoder: E, flush_at: usize) -> Self
+    where
+        E: Encoder<M, Error = io::Error> + Send + 'static,
+    {
+        Self {
+            encoder: Box::new(encoder),
+            batch: Batch::default(),
+            queue: VecDeque::new(),
+            flush_at: flush_at.min(MAX_BATCH),
+            last_size: 0,
+        }
+    }
+
+    /// Whether the waiting batch has room for another message.
+    pub(crate) fn has_room(&self) -> bool {
+        self.batch.failure.is_none() && self.batch.bytes.len() < self.limit()
+    }
+
+    /// Encodes what was swapped out until the batch is full, as a sender does.
+    pub(crate) fn run(&mut self) {
+        self.encode_up_to(self.limit());
+    }
+
+    /// Encodes half a batch more than a sender would, so that what a sender left does not become a small batch of its own.
+    pub(crate) fn run_for_writer(&mut self) {
+        let limit = self.limit();
+        self.encode_up_to((limit + limit / 2).min(MAX_BATCH.saturating_sub(self.last_size)).max(limit));
+    }
+
+    /// Four messages a batch for large messages, but so that the last one still ends within [`MAX_BATCH`].
+    fn limit(&self) -> usize {
+        let grown = (self.last_size * 4).min(MAX_BATCH.saturating_sub(self.last_size));
+        self.flush_at.max(grown)
+    }
+
+    /// Drops everything in it, one user's value at a time.
+    pub(crate) fn discard(self) {
+        dispose_all(self.queue);
+        dispose(self.encoder);
+    }
+
+    fn encode_up_to(&mut self, limit: usize) {
+        if self.batch.failure.is_some() {
+            return;
+        }
+        if self.batch.bytes.capacity() == 0 {
+            self.batch.bytes = if self.last_size * 2 < scratch::CAPACITY {
+                scratch::take_sized(self.flush_at.min(scratch::CAPACITY))
+            } else {
+                BytesMut::with_capacity(limit + self.last_size)
+            };
+        }
+        let Self { encoder, batch, queue, last_size, .. } = self;
+        let failure = match catch(|| encoder.encode_queue(queue, batch, last_size, limit)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => EncodeError::Failed(error),
+            Err(panicked) => EncodeError::Panicked(panicked),
+        };
+        // What was swapped out together fails together, and nothing of it is written.
+        batch.messages = 0;
+        batch.bytes.clear();
+        batch.failure = Some(failure);
+        batch.receipts.extend(queue.iter_mut().filter_map(|item| item.receipt.take()));
+        dispose_all(queue.drain(..));
+    }
+}

@@ -1,0 +1,123 @@
+//! Receiving messages.
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio_util::codec::Decoder;
+
+use super::MIN_BUFFER_SIZE;
+use crate::{
+    Pea2Pea,
+    connections::ConnectionSide,
+    framing::{
+        read::{ReadSettings, read_loop},
+        scratch,
+    },
+    hooks::{ReadingHook, RunReader},
+    kernel::Meter,
+    lifecycle::bound,
+};
+
+/// Receives messages: decodes the byte stream of each connection and processes what it yields.
+///
+/// The messages of one connection are processed strictly in order, one at a time. While one is being processed, up to
+/// [`MESSAGE_QUEUE_DEPTH`](Self::MESSAGE_QUEUE_DEPTH) more are read and decoded; beyond that the socket is not read, and
+/// TCP makes the peer wait. Nothing is read before the connection is live.
+///
+/// The connection ends, with origin [`Reading`](crate::DisconnectOrigin::Reading), when the peer closes it (messages
+/// decoded before that are still processed, for at most 3 s), on a read error, on an error or a panic of the decoder, on a
+/// panic of `process_message`, or when no complete message arrives in time.
+///
+/// The decoder is called as under `FramedRead`: `decode` after bytes arrived and again after each message until it yields
+/// none; at the end of the stream `decode_eof` until it yields none. It may return 10,000 messages in a row without
+/// consuming a byte; one more is an error.
+///
+/// ```
+/// # use std::{io, net::SocketAddr};
+/// # use pea2pea::{ConnectionSide, Node, Pea2Pea, protocols::Reading};
+/// # use tokio_util::{bytes::BytesMut, codec::LengthDelimitedCodec};
+/// # #[derive(Clone)] struct MyNode(Node);
+/// # impl Pea2Pea for MyNode { fn node(&self) -> &Node { &self.0 } }
+/// impl Reading for MyNode {
+///     type Message = BytesMut;
+///     type Codec = LengthDelimitedCodec;
+///
+///     fn codec(&self, _addr: SocketAddr, _side: ConnectionSide) -> Self::Codec {
+///         // Bounds what a peer can make us allocate.
+///         LengthDelimitedCodec::builder().max_frame_length(64 * 1024).new_codec()
+///     }
+///
+///     async fn process_message(&self, source: SocketAddr, message: BytesMut) {
+///         println!("{source} sent {} bytes", message.len());
+///     }
+/// }
+/// ```
+pub trait Reading: Pea2Pea
+where
+    Self: Clone + Send + Sync + 'static,
+{
+    /// How many decoded messages of a connection may wait while one is being processed. Default: 64, must not be 0.
+    const MESSAGE_QUEUE_DEPTH: usize = 64;
+
+    /// Whether a full queue stops the reading. If not, everything complete in the read buffer is decoded before the next
+    /// message is processed, and what does not fit into the queue is dropped: it counts as received, and is logged at most
+    /// once a second per connection. Default: `true`.
+    const BACKPRESSURE: bool = true;
+
+    /// The capacity of the read buffer, in bytes, taken when bytes arrive and given back when none are left; 0 means
+    /// 8 KiB. Default: 64 KiB.
+    const INITIAL_BUFFER_SIZE: usize = scratch::CAPACITY;
+
+    /// How long to wait for the next complete message, in milliseconds; 0 means for ever. The clock stands still while the
+    /// queue is full, and starts anew when reading resumes. Default: 60,000.
+    const IDLE_TIMEOUT_MS: u64 = 60_000;
+
+    /// What is received.
+    type Message: Send;
+
+    /// Decodes the messages.
+    type Codec: Decoder<Item = Self::Message, Error = io::Error> + Send;
+
+    /// Makes the decoder of a connection; `side` is the side of the node itself. A panic ends the setup.
+    fn codec(&self, addr: SocketAddr, side: ConnectionSide) -> Self::Codec;
+
+    /// Processes one message. A panic ends the connection.
+    ///
+    /// # Cancel safety
+    /// Dropped at an await when the connection ends.
+    fn process_message(&self, source: SocketAddr, message: Self::Message) -> impl Future<Output = ()> + Send;
+
+    /// Enables the protocol for the connections that are set up from now on; does nothing if the node is shutting down.
+    ///
+    /// # Panics
+    /// If `Reading` is enabled on the node already, or if [`MESSAGE_QUEUE_DEPTH`](Self::MESSAGE_QUEUE_DEPTH) is 0.
+    fn enable_reading(&self) -> impl Future<Output = ()> + Send {
+        async move {
+            assert!(Self::MESSAGE_QUEUE_DEPTH > 0, "enable_reading: Reading::MESSAGE_QUEUE_DEPTH is 0");
+            let kernel = self.node().kernel();
+            let hook: Arc<dyn ReadingHook> = Arc::new(Adapter(self.clone()));
+            kernel.hooks.enable("reading", hook, |set| &mut set.reading, || kernel.registry.is_closed());
+        }
+    }
+}
+
+struct Adapter<T>(T);
+
+impl<T: Reading + Clone + Send + Sync + 'static> ReadingHook for Adapter<T> {
+    fn prepare(&self, addr: SocketAddr, own_side: ConnectionSide, meter: Meter) -> RunReader {
+        let settings = ReadSettings {
+            depth: T::MESSAGE_QUEUE_DEPTH,
+            backpressure: T::BACKPRESSURE,
+            buffer_size: if T::INITIAL_BUFFER_SIZE == 0 { MIN_BUFFER_SIZE } else { T::INITIAL_BUFFER_SIZE },
+            idle_timeout: bound(T::IDLE_TIMEOUT_MS).filter(|timeout| *timeout != Duration::ZERO),
+        };
+        let decoder = self.0.codec(addr, own_side);
+        let user = self.0.clone();
+        Box::new(move |half| {
+            Box::pin(async move {
+                let info = meter.info().clone();
+                let process = |message| user.process_message(addr, message);
+                read_loop(half, decoder, settings, meter, || info.has_ended(), process).await
+            })
+        })
+    }
+}

@@ -1,0 +1,153 @@
+//! Sending messages.
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc};
+
+use tokio::sync::oneshot;
+use tokio_util::codec::Encoder;
+use tracing::debug;
+
+use super::MIN_BUFFER_SIZE;
+use crate::{
+    Pea2Pea,
+    connections::ConnectionSide,
+    framing::{scratch, write::write_loop},
+    hooks::{PreparedWriter, WritingHook},
+    kernel::Meter,
+    lifecycle::bound,
+    outbox::Outbox,
+};
+
+/// Sends messages: queues them per connection, encodes them, and writes them in batches.
+///
+/// The messages of one connection leave in the order they were queued. All that is queued goes out in as few system calls
+/// as possible, without waiting for more.
+///
+/// A burst on a connection that is not streaming is accepted up to exactly
+/// [`MESSAGE_QUEUE_DEPTH`](Self::MESSAGE_QUEUE_DEPTH) messages. While it is streaming (the queue has been full and the
+/// writer has not come to rest since), a send that finds the queue full may encode it, on the caller's thread, into one
+/// batch of bytes that waits beside the one being written. What is accepted and not written is thus bounded by the depth
+/// plus two batches; a peer that does not read always ends in `QuotaExceeded`.
+///
+/// An error or a panic of the encoder never comes out of a send: the receipt resolves to an error, and the connection ends
+/// with origin [`Writing`](crate::DisconnectOrigin::Writing).
+///
+/// ```
+/// # use std::net::SocketAddr;
+/// # use pea2pea::{ConnectionSide, Node, Pea2Pea, protocols::Writing};
+/// # use tokio_util::{bytes::Bytes, codec::LengthDelimitedCodec};
+/// # #[derive(Clone)] struct MyNode(Node);
+/// # impl Pea2Pea for MyNode { fn node(&self) -> &Node { &self.0 } }
+/// impl Writing for MyNode {
+///     type Message = Bytes;
+///     type Codec = LengthDelimitedCodec;
+///
+///     fn codec(&self, _addr: SocketAddr, _side: ConnectionSide) -> Self::Codec {
+///         Default::default()
+///     }
+/// }
+///
+/// # async fn f(node: MyNode, addr: SocketAddr) -> std::io::Result<()> {
+/// let receipt = node.unicast(addr, Bytes::from_static(b"hello"))?;
+/// if let Ok(Ok(())) = receipt.await {
+///     println!("handed to the OS");
+/// }
+/// # Ok(()) }
+/// ```
+pub trait Writing: Pea2Pea
+where
+    Self: Clone + Send + Sync + 'static,
+{
+    /// How many messages may be queued for a connection. Default: 64, must not be 0.
+    const MESSAGE_QUEUE_DEPTH: usize = 64;
+
+    /// The size at which a batch is flushed, in bytes: between 8 and 256 KiB. Nothing is allocated before there are bytes.
+    /// Default: 64 KiB.
+    const INITIAL_BUFFER_SIZE: usize = scratch::CAPACITY;
+
+    /// How long the flush of a batch may take, in milliseconds, from the first time it has to wait for the peer;
+    /// `u64::MAX` means for ever, 0 fails the first flush that has to wait. Default: 10,000.
+    const TIMEOUT_MS: u64 = 10_000;
+
+    /// What is sent.
+    type Message: Send;
+
+    /// Encodes the messages.
+    type Codec: Encoder<Self::Message, Error = io::Error> + Send;
+
+    /// Makes the encoder of a connection; `side` is the side of the node itself. A panic ends the setup.
+    fn codec(&self, addr: SocketAddr, side: ConnectionSide) -> Self::Codec;
+
+    /// Enables the protocol for the connections that are set up from now on; does nothing if the node is shutting down.
+    ///
+    /// # Panics
+    /// If `Writing` is enabled on the node already, or if [`MESSAGE_QUEUE_DEPTH`](Self::MESSAGE_QUEUE_DEPTH) is 0.
+    fn enable_writing(&self) -> impl Future<Output = ()> + Send {
+        async move {
+            assert!(Self::MESSAGE_QUEUE_DEPTH > 0, "enable_writing: Writing::MESSAGE_QUEUE_DEPTH is 0");
+            let kernel = self.node().kernel();
+            let hook: Arc<dyn WritingHook> = Arc::new(Adapter(self.clone()));
+            kernel.hooks.enable("writing", hook, |set| &mut set.writing, || kernel.registry.is_closed());
+        }
+    }
+
+    /// Queues a message for one peer and returns its receipt.
+    ///
+    /// The receipt resolves to `Ok(Ok(()))` once the batch with the message has been flushed to the OS, to `Ok(Err(_))`
+    /// when that batch failed (`TimedOut` if the peer did not take it in time, else the error of the OS or the encoder),
+    /// and to `Err(_)` when the connection went away first. By then the message's place in the queue, and those of all
+    /// earlier ones, are free. Dropping the receipt changes nothing.
+    ///
+    /// # Errors
+    /// - `NotConnected`: there is no connection with the address, or the node has shut down.
+    /// - `QuotaExceeded`: the queue is full.
+    /// - `BrokenPipe`: the connection is ending and takes no more messages.
+    /// - `Unsupported`: `Writing` is not enabled on the node, or with another `Message` type.
+    fn unicast(&self, addr: SocketAddr, message: Self::Message) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+        let (receipt, receiver) = oneshot::channel();
+        self.node().kernel().send(addr, message, Some(receipt))?;
+        Ok(receiver)
+    }
+
+    /// [`unicast`](Self::unicast) without a receipt, and without any allocation of its own.
+    ///
+    /// # Errors
+    /// As with `unicast`.
+    fn unicast_fast(&self, addr: SocketAddr, message: Self::Message) -> io::Result<()> {
+        self.node().kernel().send(addr, message, None)
+    }
+
+    /// Queues a clone of a message for every peer; peers whose queue is full, or whose connection is ending, are skipped
+    /// and logged at `DEBUG`.
+    ///
+    /// # Errors
+    /// - `Unsupported`: `Writing` is not enabled on the node, or with another `Message` type.
+    /// - `NotConnected`: the node has shut down.
+    fn broadcast(&self, message: Self::Message) -> io::Result<()>
+    where
+        Self::Message: Clone,
+    {
+        let kernel = self.node().kernel();
+        kernel.send_to_all(&message, |addr, error| {
+            debug!(parent: &kernel.span, %addr, ?error, "skipped a peer in a broadcast");
+        })
+    }
+}
+
+struct Adapter<T>(T);
+
+impl<T: Writing + Clone + Send + Sync + 'static> WritingHook for Adapter<T> {
+    fn prepare(&self, addr: SocketAddr, own_side: ConnectionSide, meter: Meter) -> PreparedWriter {
+        let encoder = self.0.codec(addr, own_side);
+        let flush_at = T::INITIAL_BUFFER_SIZE.max(MIN_BUFFER_SIZE);
+        let outbox = Arc::new(Outbox::<T::Message>::new(encoder, T::MESSAGE_QUEUE_DEPTH, flush_at));
+        let timeout = bound(T::TIMEOUT_MS);
+        let queue = Arc::clone(&outbox);
+        let run = Box::new(move |mut half| {
+            Box::pin(async move {
+                let end = write_loop(&mut half, queue, timeout, meter).await;
+                (end, half)
+            }) as _
+        });
+        PreparedWriter { outbox, run, timeout }
+    }
+}

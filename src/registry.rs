@@ -1,0 +1,374 @@
+//! The one lock over connections: slots, counts, limits and the gate.
+//!
+//! Every transition of a connection's life is one method here and one critical section. Nothing in this file awaits,
+//! does I/O, logs, or runs user code; what a transition displaces is moved out under the lock and dropped after it.
+//!
+//! ```text
+//! (vacant) --reserve--> Connecting --establish--> Live --claim--> Closing --release--> (vacant)
+//!                           |                                        ^
+//!                           +--any failure, panic, timeout, cancel---+--> (vacant)
+//! ```
+//!
+//! A [`Reservation`] is the right to a `Connecting` slot, a [`Teardown`] the right to a `Closing` one. Dropping either
+//! releases the slot, however the code that held it ended; nothing else does, except for the end of the whole registry.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::connection::DisconnectOrigin;
+
+/// Why an address gets no slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The registry has been closed.
+    Closed,
+    /// The address has a slot.
+    Occupied,
+    /// The limit for this IP address is used up.
+    IpLimit(IpAddr),
+    /// The limit of the node is used up.
+    NodeLimit,
+}
+
+/// The most slots at any instant.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SlotLimits {
+    pub(crate) node: u16,
+    pub(crate) per_ip: u16,
+}
+
+/// How many slots there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    /// Being set up.
+    pub(crate) pending: usize,
+    /// Live or closing.
+    pub(crate) live: usize,
+}
+
+/// The state of an address that is not vacant.
+#[derive(Debug)]
+enum Slot<C> {
+    /// Being set up by whoever has the reservation with this number.
+    Connecting(u64),
+    /// In use.
+    Live(Arc<C>),
+    /// Claimed by whoever has the teardown; still listed and counted.
+    Closing(Arc<C>),
+}
+
+#[derive(Debug)]
+struct State<C> {
+    /// Whether the gate is shut; it never opens again.
+    closed: bool,
+    /// Every address that is not vacant.
+    slots: HashMap<SocketAddr, Slot<C>>,
+    /// How many slots each IP address has; none is 0.
+    per_ip: HashMap<IpAddr, u16>,
+    /// How many slots there are of each kind.
+    counts: Counts,
+    /// The number of the next reservation.
+    next_reservation: u64,
+}
+
+/// The connections of one node, `C` being the shared part of one.
+#[derive(Debug)]
+pub(crate) struct Registry<C> {
+    limits: SlotLimits,
+    state: Mutex<State<C>>,
+    /// Woken when the registry is closed, and when it is closed and its last slot is released.
+    changed: Notify,
+}
+
+impl<C> Registry<C> {
+    pub(crate) fn new(limits: SlotLimits) -> Self {
+        let state = State {
+            closed: false,
+            slots: HashMap::new(),
+            per_ip: HashMap::new(),
+            counts: Counts::default(),
+            next_reservation: 0,
+        };
+        Self { limits, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Tells whether a dial to the address is pointless: the gate is shut, or there is a connection. One that is only
+    /// being set up may come to nothing, so it does not count here.
+    pub(crate) fn check_dial(&self, addr: SocketAddr) -> Result<(), Refusal> {
+        let state = self.state.lock();
+        match state.slots.get(&addr) {
+            _ if state.closed => Err(Refusal::Closed),
+            Some(Slot::Live(_) | Slot::Closing(_)) => Err(Refusal::Occupied),
+            Some(Slot::Connecting(_)) | None => Ok(()),
+        }
+    }
+
+    /// Takes a slot for a connection that is to be set up.
+    pub(crate) fn reserve(self: &Arc<Self>, addr: SocketAddr) -> Result<Reservation<C>, Refusal> {
+        let ip = addr.ip().to_canonical();
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(Refusal::Closed);
+        }
+        if state.slots.contains_key(&addr) {
+            return Err(Refusal::Occupied);
+        }
+        let of_ip = state.per_ip.get(&ip).copied().unwrap_or(0);
+        if of_ip >= self.limits.per_ip {
+            return Err(Refusal::IpLimit(ip));
+        }
+        if state.slots.len() >= usize::from(self.limits.node) {
+            return Err(Refusal::NodeLimit);
+        }
+        let number = state.next_reservation;
+        state.next_reservation += 1;
+        state.slots.insert(addr, Slot::Connecting(number));
+        state.per_ip.insert(ip, of_ip + 1);
+        state.counts.pending += 1;
+        drop(state);
+        Ok(Reservation { registry: Arc::clone(self), addr, number })
+    }
+
+    /// Claims the end of the live connection at the address, or, with `which`, only of that very connection.
+    pub(crate) fn claim(
+        self: &Arc<Self>,
+        addr: SocketAddr,
+        which: Option<*const C>,
+        origin: DisconnectOrigin,
+    ) -> Option<Teardown<C>> {
+        let mut state = self.state.lock();
+        let slot = state.slots.get_mut(&addr)?;
+        let Slot::Live(connection) = slot else { return None };
+        if which.is_some_and(|which| which != Arc::as_ptr(connection)) {
+            return None;
+        }
+        let connection = Arc::clone(connection);
+        *slot = Slot::Closing(Arc::clone(&connection));
+        drop(state);
+        Some(Teardown { registry: Arc::clone(self), addr, connection, origin })
+    }
+
+    /// Shuts the gate for ever, voids all reservations and claims all live connections. Later calls claim nothing.
+    pub(crate) fn close(self: &Arc<Self>) -> Vec<Teardown<C>> {
+        let mut claimed = Vec::new();
+        let mut state = self.state.lock();
+        state.closed = true;
+        let State { slots, per_ip, counts, .. } = &mut *state;
+        slots.retain(|addr, slot| {
+            match slot {
+                Slot::Connecting(_) => {
+                    counts.pending -= 1;
+                    discharge(per_ip, *addr);
+                    return false;
+                }
+                Slot::Live(connection) => {
+                    let connection = Arc::clone(connection);
+                    *slot = Slot::Closing(Arc::clone(&connection));
+                    claimed.push((*addr, connection));
+                }
+                Slot::Closing(_) => {}
+            }
+            true
+        });
+        drop(state);
+        self.changed.notify_waiters();
+        let origin = DisconnectOrigin::Shutdown;
+        let teardown = |(addr, connection)| Teardown { registry: Arc::clone(self), addr, connection, origin };
+        claimed.into_iter().map(teardown).collect()
+    }
+
+    /// Releases every slot of a closed registry, whoever has claimed it.
+    pub(crate) fn evict_all(&self) -> Vec<Arc<C>> {
+        let mut state = self.state.lock();
+        state.per_ip.clear();
+        state.counts = Counts::default();
+        let slots = std::mem::take(&mut state.slots);
+        drop(state);
+        self.changed.notify_waiters();
+        let connection = |slot| match slot {
+            Slot::Connecting(_) => None,
+            Slot::Live(connection) | Slot::Closing(connection) => Some(connection),
+        };
+        slots.into_values().filter_map(connection).collect()
+    }
+
+    /// Returns the live or closing connection at the address.
+    pub(crate) fn get(&self, addr: SocketAddr) -> Option<Arc<C>> {
+        match self.state.lock().slots.get(&addr)? {
+            Slot::Connecting(_) => None,
+            Slot::Live(connection) | Slot::Closing(connection) => Some(Arc::clone(connection)),
+        }
+    }
+
+    /// Returns the live and closing connections.
+    pub(crate) fn all(&self) -> Vec<(SocketAddr, Arc<C>)> {
+        let state = self.state.lock();
+        let mut all = Vec::with_capacity(state.counts.live);
+        for (addr, slot) in &state.slots {
+            if let Slot::Live(connection) | Slot::Closing(connection) = slot {
+                all.push((*addr, Arc::clone(connection)));
+            }
+        }
+        all
+    }
+
+    pub(crate) fn is_connected(&self, addr: SocketAddr) -> bool {
+        matches!(self.state.lock().slots.get(&addr), Some(Slot::Live(_) | Slot::Closing(_)))
+    }
+
+    pub(crate) fn is_connecting(&self, addr: SocketAddr) -> bool {
+        matches!(self.state.lock().slots.get(&addr), Some(Slot::Connecting(_)))
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.state.lock().counts
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    pub(crate) fn is_closed_and_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.closed && state.slots.is_empty()
+    }
+
+    /// Notified when the registry is closed, and when it is closed and its last slot is released.
+    pub(crate) fn changed(&self) -> &Notify {
+        &self.changed
+    }
+
+    /// Makes the address vacant if `is_own` says that its slot is the caller's.
+    fn release(&self, addr: SocketAddr, is_own: impl FnOnce(&Slot<C>) -> bool) {
+        let mut state = self.state.lock();
+        let State { closed, slots, per_ip, counts, .. } = &mut *state;
+        if !slots.get(&addr).is_some_and(is_own) {
+            return;
+        }
+        let released = slots.remove(&addr);
+        match released {
+            Some(Slot::Connecting(_)) => counts.pending -= 1,
+            _ => counts.live -= 1,
+        }
+        discharge(per_ip, addr);
+        let drained = *closed && slots.is_empty();
+        drop(state);
+        drop(released);
+        if drained {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Checks invariant `conserved`: the counts equal what the slots say, and no limit is exceeded.
+    #[cfg(test)]
+    pub(crate) fn assert_conserved(&self) {
+        let state = self.state.lock();
+        let pending = state.slots.values().filter(|slot| matches!(slot, Slot::Connecting(_))).count();
+        assert_eq!(state.counts, Counts { pending, live: state.slots.len() - pending });
+        let mut per_ip = HashMap::new();
+        for addr in state.slots.keys() {
+            *per_ip.entry(addr.ip().to_canonical()).or_insert(0_u16) += 1;
+        }
+        assert_eq!(per_ip, state.per_ip);
+        assert!(state.slots.len() <= usize::from(self.limits.node));
+        assert!(per_ip.values().all(|&count| count <= self.limits.per_ip));
+    }
+}
+
+/// Takes one slot off the account of the address's IP.
+fn discharge(per_ip: &mut HashMap<IpAddr, u16>, addr: SocketAddr) {
+    let ip = addr.ip().to_canonical();
+    if let Some(count) = per_ip.get_mut(&ip) {
+        *count -= 1;
+        if *count == 0 {
+            per_ip.remove(&ip);
+        }
+    }
+}
+
+/// The right to a slot whose connection is being set up; dropping it gives the slot back.
+#[derive(Debug)]
+pub(crate) struct Reservation<C> {
+    registry: Arc<Registry<C>>,
+    addr: SocketAddr,
+    /// Tells this reservation's slot from a later one at the same address, after the registry voided this one.
+    number: u64,
+}
+
+impl<C> Reservation<C> {
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Makes the connection live and visible, unless the registry was closed in the meantime.
+    pub(crate) fn establish(self, connection: Arc<C>) -> Result<(), Refusal> {
+        let mut state = self.registry.state.lock();
+        let State { slots, counts, .. } = &mut *state;
+        match slots.get_mut(&self.addr) {
+            Some(slot @ Slot::Connecting(_)) if slot.is_reserved_as(self.number) => {
+                *slot = Slot::Live(connection);
+                counts.pending -= 1;
+                counts.live += 1;
+                drop(state);
+                Ok(())
+            }
+            // Only closing the registry takes a slot from its reservation.
+            _ => {
+                drop(state);
+                drop(connection);
+                Err(Refusal::Closed)
+            }
+        }
+    }
+}
+
+impl<C> Drop for Reservation<C> {
+    fn drop(&mut self) {
+        // After `establish` the slot is no longer `Connecting`, and this does nothing.
+        self.registry.release(self.addr, |slot| slot.is_reserved_as(self.number));
+    }
+}
+
+impl<C> Slot<C> {
+    fn is_reserved_as(&self, number: u64) -> bool {
+        matches!(self, Self::Connecting(own) if *own == number)
+    }
+}
+
+/// The exclusive right to end a connection; dropping it gives the slot back.
+#[derive(Debug)]
+pub(crate) struct Teardown<C> {
+    registry: Arc<Registry<C>>,
+    addr: SocketAddr,
+    connection: Arc<C>,
+    origin: DisconnectOrigin,
+}
+
+impl<C> Teardown<C> {
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) fn origin(&self) -> DisconnectOrigin {
+        self.origin
+    }
+
+    pub(crate) fn connection(&self) -> &C {
+        &self.connection
+    }
+}
+
+impl<C> Drop for Teardown<C> {
+    fn drop(&mut self) {
+        self.registry.release(
+            self.addr,
+            |slot| matches!(slot, Slot::Closing(connection) if Arc::ptr_eq(connection, &self.connection)),
+        );
+    }
+}

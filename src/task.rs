@@ -1,0 +1,247 @@
+//! Small guards around tasks and user code: catching panics, counting tasks, waiting for a condition.
+//!
+//! Owns no state of a connection and never spawns.
+
+use std::{
+    any::Any,
+    future::{Future, poll_fn},
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::timeout};
+
+/// The message of a panic of user code, its payload already disposed of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Panicked(pub(crate) String);
+
+impl Panicked {
+    fn from_payload(payload: Box<dyn Any + Send>) -> Self {
+        let message = if let Some(text) = payload.downcast_ref::<&'static str>() {
+            (*text).to_owned()
+        } else if let Some(text) = payload.downcast_ref::<String>() {
+            text.clone()
+        } else {
+            "(the payload is not a string)".to_owned()
+        };
+        dispose(payload);
+        Self(message)
+    }
+}
+
+/// Runs user code that is not async; a panic becomes an error.
+pub(crate) fn catch<R>(user_code: impl FnOnce() -> R) -> Result<R, Panicked> {
+    catch_unwind(AssertUnwindSafe(user_code)).map_err(Panicked::from_payload)
+}
+
+/// Drops a value of the user's whose drop may panic.
+pub(crate) fn dispose<T>(value: T) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        // The payload's own drop may panic too; what is left after that is not worth a second unwinding.
+        if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            mem::forget(second);
+        }
+    }
+}
+
+/// Drops values of the user's one by one, so that two panicking drops cannot meet and abort the process.
+pub(crate) fn dispose_all<T>(values: impl IntoIterator<Item = T>) {
+    for value in values {
+        dispose(value);
+    }
+}
+
+/// Keeps a user's future in place and catches the panics of its drop, also when the surrounding future is dropped.
+struct Shield<'a, F>(Pin<&'a mut Option<F>>);
+
+impl<F: Future> Shield<'_, F> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<F::Output, Panicked>> {
+        let Some(future) = self.0.as_mut().as_pin_mut() else {
+            unreachable!("a shielded future is not polled after its end");
+        };
+        match catch(|| future.poll(cx)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(panicked) => Poll::Ready(Err(panicked)),
+        }
+    }
+
+    fn clear(&mut self) -> Result<(), Panicked> {
+        catch(|| self.0.set(None))
+    }
+}
+
+impl<F> Drop for Shield<'_, F> {
+    fn drop(&mut self) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.0.set(None))) {
+            dispose(payload);
+        }
+    }
+}
+
+/// Makes, polls and drops a user's future; a panic in any of the three becomes an error.
+///
+/// `meanwhile` runs after each poll that left the future pending; `Break` ends the wait and drops the future.
+pub(crate) async fn shielded<F: Future, B>(
+    make: impl FnOnce() -> F,
+    mut meanwhile: impl FnMut(&mut Context<'_>) -> Option<B>,
+) -> Result<Outcome<F::Output, B>, Panicked> {
+    let mut slot = pin!(Some(catch(make)?));
+    let mut future = Shield(slot.as_mut());
+    let outcome = poll_fn(|cx| match future.poll(cx) {
+        Poll::Ready(output) => Poll::Ready(output.map(Outcome::Finished)),
+        Poll::Pending => meanwhile(cx).map_or(Poll::Pending, |reason| Poll::Ready(Ok(Outcome::Interrupted(reason)))),
+    })
+    .await?;
+    future.clear()?;
+    Ok(outcome)
+}
+
+/// How [`shielded`] ended.
+#[derive(Debug)]
+pub(crate) enum Outcome<T, B> {
+    /// The future resolved.
+    Finished(T),
+    /// `meanwhile` gave a reason to stop.
+    Interrupted(B),
+}
+
+/// [`shielded`] without anything to do meanwhile.
+pub(crate) async fn caught<F: Future>(make: impl FnOnce() -> F) -> Result<F::Output, Panicked> {
+    match shielded(make, |_| None::<std::convert::Infallible>).await? {
+        Outcome::Finished(output) => Ok(output),
+        Outcome::Interrupted(never) => match never {},
+    }
+}
+
+/// Polls a future once, within the poll of the caller.
+pub(crate) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Waits for a future within a bound; `None` when the time ran out.
+pub(crate) async fn within<F: Future>(bound: Option<Duration>, future: F) -> Option<F::Output> {
+    match bound {
+        Some(bound) => timeout(bound, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// Waits until `condition` holds; whoever changes what it reads must call `changed.notify_waiters()` afterwards.
+///
+/// # Cancel safety
+/// Holds nothing but its place among the waiters.
+pub(crate) async fn wait_until(changed: &Notify, condition: impl Fn() -> bool) {
+    loop {
+        let mut notified = pin!(changed.notified());
+        // Enlisted before the condition is read: a change between the two is not missed.
+        notified.as_mut().enable();
+        if condition() {
+            return;
+        }
+        notified.await;
+    }
+}
+
+/// [`wait_until`] for at most `bound`; `false` when the time ran out first.
+pub(crate) async fn wait_at_most(bound: Duration, changed: &Notify, condition: impl Fn() -> bool) -> bool {
+    timeout(bound, wait_until(changed, condition)).await.is_ok()
+}
+
+/// Counts the running tasks of a connection or a node.
+#[derive(Debug, Default)]
+pub(crate) struct TaskCount {
+    /// How many have entered and not left.
+    running: AtomicUsize,
+    /// Woken at each leave.
+    left: Notify,
+}
+
+impl TaskCount {
+    pub(crate) fn enter(&self) {
+        self.running.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.running.fetch_sub(1, Ordering::AcqRel);
+        self.left.notify_waiters();
+    }
+
+    /// Waits until at most `own` tasks are left, for at most `bound`.
+    pub(crate) async fn wait(&self, own: usize, bound: Duration) -> bool {
+        wait_at_most(bound, &self.left, || self.running.load(Ordering::Acquire) <= own).await
+    }
+
+    /// Waits for `condition`, which is read again whenever a task leaves, for at most `bound`.
+    pub(crate) async fn wait_for(&self, condition: impl Fn() -> bool, bound: Duration) -> bool {
+        wait_at_most(bound, &self.left, condition).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_making_polling_or_dropping_a_future_is_an_error() {
+        let made = caught(|| -> std::future::Ready<()> { panic!("made") }).await;
+        assert_eq!(made, Err(Panicked("made".into())));
+        let polled = caught(|| async { panic!("polled {}", 1) }).await;
+        assert_eq!(polled, Err::<(), _>(Panicked("polled 1".into())));
+        let bomb = Bomb;
+        let dropped = caught(|| {
+            poll_fn(move |_| {
+                let _kept = &bomb;
+                Poll::Ready(())
+            })
+        })
+        .await;
+        assert_eq!(dropped, Err(Panicked("dropped".into())));
+    }
+
+    #[tokio::test]
+    async fn dropping_the_wait_for_a_future_whose_drop_panics_is_quiet() {
+        let bomb = Bomb;
+        let mut waiting = Box::pin(caught(|| {
+            poll_fn(move |_| {
+                let _kept = &bomb;
+                Poll::<()>::Pending
+            })
+        }));
+        assert!(poll_once(waiting.as_mut()).await.is_none());
+        drop(waiting);
+    }
+
+    #[test]
+    fn a_payload_that_panics_when_dropped_is_disposed_of() {
+        let result = catch(|| std::panic::panic_any(Bomb));
+        assert!(result.is_err());
+        dispose_all([Bomb, Bomb]);
+    }
+
+    #[tokio::test]
+    async fn a_count_is_waited_for_down_to_ones_own_tasks() {
+        let count = TaskCount::default();
+        count.enter();
+        count.enter();
+        assert!(!count.wait(1, Duration::from_millis(1)).await);
+        let (waited, ()) = tokio::join!(count.wait(1, Duration::from_secs(10)), async { count.leave() });
+        assert!(waited);
+    }
+}

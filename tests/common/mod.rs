@@ -1,0 +1,105 @@
+//! What several integration tests need: loopback configurations, waiting for conditions, polling by hand.
+
+#![allow(dead_code, reason = "each test file uses the part it needs")]
+
+use std::{
+    fmt::Debug,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::Poll,
+    time::Duration,
+};
+
+use pea2pea::{Config, Node};
+
+/// The bound of every wait: far more than ten times what any of the waits takes on a quiet machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A configuration for networks on one host: any port of the loopback interface, and limits that are out of the way.
+pub fn local_config() -> Config {
+    Config {
+        listener_addr: Some("127.0.0.1:0".parse().unwrap()),
+        max_connections: 1_000,
+        max_connections_per_ip: 1_000,
+        max_connecting: 1_000,
+        connection_timeout_ms: 10_000,
+        ..Default::default()
+    }
+}
+
+pub fn local_node() -> Node {
+    Node::new(local_config())
+}
+
+/// Waits until the condition holds; panics with its description when it takes too long.
+pub async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "waited in vain: {what}");
+}
+
+/// Resolves a future in time; panics with the description when it takes too long.
+pub async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("not in time: {what}"),
+    }
+}
+
+/// Polls a future up to `times` times, letting the runtime go on in between; `None` if it is still pending then.
+pub async fn poll_times<F: Future>(mut future: Pin<&mut F>, times: usize) -> Option<F::Output> {
+    for _ in 0..times {
+        let polled = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+        if let Poll::Ready(output) = polled {
+            return Some(output);
+        }
+        tokio::task::yield_now().await;
+    }
+    None
+}
+
+/// A list of what happened, shared by the hooks of a test.
+#[derive(Debug)]
+pub struct Events<T>(Arc<Mutex<Vec<T>>>);
+
+impl<T> Clone for Events<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Default for Events<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T: Clone + Debug + PartialEq> Events<T> {
+    pub fn push(&self, event: T) {
+        self.0.lock().unwrap().push(event);
+    }
+
+    pub fn all(&self) -> Vec<T> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    pub fn contains(&self, event: &T) -> bool {
+        self.0.lock().unwrap().contains(event)
+    }
+
+    pub fn count(&self, event: &T) -> usize {
+        self.0.lock().unwrap().iter().filter(|other| *other == event).count()
+    }
+
+    pub async fn wait_for(&self, event: T) {
+        wait_until(&format!("{event:?}"), || self.contains(&event)).await;
+    }
+}

@@ -372,3 +372,7 @@ impl<C> Drop for Teardown<C> {
         );
     }
 }
+
+#[cfg(test)]
+#[path = "registry_model.rs"]
+mod registry_model;

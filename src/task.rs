@@ -175,9 +175,9 @@ impl TaskCount {
         self.left.notify_waiters();
     }
 
-    /// Waits until at most `own` tasks are left, for at most `bound`.
-    pub(crate) async fn wait(&self, own: usize, bound: Duration) -> bool {
-        wait_at_most(bound, &self.left, || self.running.load(Ordering::Acquire) <= own).await
+    /// Waits until all have left, for at most `bound`.
+    pub(crate) async fn wait_for_all(&self, bound: Duration) -> bool {
+        self.wait_for(|| self.running.load(Ordering::Acquire) == 0, bound).await
     }
 
     /// Waits for `condition`, which is read again whenever a task leaves, for at most `bound`.
@@ -236,12 +236,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_count_is_waited_for_down_to_ones_own_tasks() {
+    async fn a_wait_for_all_tasks_ends_with_the_last_one_or_in_time() {
         let count = TaskCount::default();
         count.enter();
         count.enter();
-        assert!(!count.wait(1, Duration::from_millis(1)).await);
-        let (waited, ()) = tokio::join!(count.wait(1, Duration::from_secs(10)), async { count.leave() });
+        count.leave();
+        assert!(!count.wait_for_all(Duration::from_millis(1)).await);
+        let (waited, ()) = tokio::join!(count.wait_for_all(Duration::from_secs(10)), async { count.leave() });
         assert!(waited);
     }
 }

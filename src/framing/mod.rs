@@ -17,3 +17,8 @@ pub(crate) trait Observer: Send {
     /// Messages were handed to the OS, none of whose receipts has been resolved yet.
     fn sent(&self, messages: usize, bytes: usize);
 }
+
+#[cfg(test)]
+mod read_tests;
+#[cfg(test)]
+mod write_tests;

@@ -108,9 +108,10 @@ pub(crate) async fn disconnect(kernel: &Arc<Kernel>, addr: SocketAddr) -> bool {
     let Some(claim) = kernel.registry.claim(addr, None, DisconnectOrigin::User) else { return false };
     let info = claim.connection().info().clone();
     tear_down(kernel, claim, None).await;
-    // A hook of this connection that called us is dropped only when we have returned.
-    let own_task = usize::from(scope::is_inside_task_of(info.identity()));
-    info.tasks().wait(own_task, MAX_STOP_TIME).await;
+    // A hook of this connection that called us has been told to stop too, and would be dropped at this await.
+    if !scope::is_inside_task_of(info.identity()) {
+        info.tasks().wait_for_all(MAX_STOP_TIME).await;
+    }
     true
 }
 

@@ -52,7 +52,7 @@ async fn finish_shutdown(kernel: Arc<Kernel>, endings: FuturesUnordered<BoxFutur
             link.stop();
         }
     }
-    kernel.tasks.wait(0, MAX_STOP_TIME).await;
+    kernel.tasks.wait_for_all(MAX_STOP_TIME).await;
     // The hooks own clones of the user's structs, and these own the node.
     dispose(kernel.hooks.take());
 }

@@ -1,0 +1,262 @@
+//! The write loop under any pattern of partial writes and any encoder, on scripted streams.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{BufMut, BytesMut};
+use proptest::prelude::*;
+use tokio::{io::AsyncWrite, sync::oneshot};
+use tokio_util::codec::Encoder;
+
+use super::{
+    Observer,
+    write::{WriteEnd, write_loop},
+};
+use crate::outbox::{AnyOutbox, Outbox, PushError};
+
+const DEPTH: usize = 8;
+
+/// What a scripted stream does at one write.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Take(usize),
+    Pending,
+    Reset,
+}
+
+/// Repeats its script for ever.
+struct Sink {
+    script: Vec<Step>,
+    next: usize,
+    taken: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AsyncWrite for Sink {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let step = self.script[self.next % self.script.len()];
+        self.next += 1;
+        match step {
+            Step::Take(count) => {
+                let count = count.min(buf.len());
+                self.taken.lock().unwrap().extend_from_slice(&buf[..count]);
+                Poll::Ready(Ok(count))
+            }
+            Step::Pending => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Step::Reset => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A message and what its encoding comes to.
+#[derive(Debug, Clone)]
+enum Message {
+    Bytes(Vec<u8>),
+    Error,
+    Panic,
+}
+
+struct TestEncoder;
+
+impl Encoder<Message> for TestEncoder {
+    type Error = io::Error;
+
+    fn encode(&mut self, message: Message, dst: &mut BytesMut) -> io::Result<()> {
+        match message {
+            Message::Bytes(bytes) => {
+                dst.extend_from_slice(&bytes);
+                Ok(())
+            }
+            Message::Error => {
+                dst.put_u8(0xEE);
+                Err(io::ErrorKind::InvalidInput.into())
+            }
+            Message::Panic => panic!("the encoder of a test panics"),
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Sent(Arc<Mutex<(usize, usize)>>);
+
+impl Observer for Sent {
+    fn received(&self, _: usize, _: usize) {}
+
+    fn dropped(&self, _: usize) {}
+
+    fn sent(&self, messages: usize, bytes: usize) {
+        let mut sent = self.0.lock().unwrap();
+        sent.0 += messages;
+        sent.1 += bytes;
+    }
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let bytes = prop_oneof![
+        20 => prop::collection::vec(any::<u8>(), 0..60),
+        2 => (1_usize..100_000).prop_map(|size| vec![0xAB; size]),
+    ];
+    prop_oneof![100 => bytes.prop_map(Message::Bytes), 1 => Just(Message::Error), 1 => Just(Message::Panic)]
+}
+
+fn script() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => (1_usize..40).prop_map(Step::Take),
+        6 => Just(Step::Take(usize::MAX)),
+        3 => Just(Step::Pending),
+    ];
+    let end = prop_oneof![3 => Just(Step::Take(100_000)), 1 => Just(Step::Reset)];
+    (prop::collection::vec(step, 0..20), end).prop_map(|(mut steps, end)| {
+        steps.push(end);
+        steps
+    })
+}
+
+proptest! {
+    #[test]
+    fn messages_leave_in_order_and_receipts_are_honest(
+        messages in prop::collection::vec((message(), any::<bool>(), 0_u8..4), 0..120),
+        script in script(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let outbox = Arc::new(Outbox::new(TestEncoder, DEPTH, 8 * 1024));
+            let taken = Arc::new(Mutex::new(Vec::new()));
+            let sent = Sent::default();
+            let mut sink = Sink { script, next: 0, taken: Arc::clone(&taken) };
+            let (queue, observer) = (Arc::clone(&outbox), sent.clone());
+            let writer = tokio::spawn(async move {
+                let end = write_loop(&mut sink, queue, Some(Duration::from_secs(60)), observer).await;
+                if let WriteEnd::Failed(failed) = end {
+                    failed.report();
+                    return false;
+                }
+                true
+            });
+            let mut accepted: Vec<(Message, Option<oneshot::Receiver<io::Result<()>>>)> = Vec::new();
+            'messages: for (message, wants_receipt, yields) in messages {
+                for _ in 0..yields {
+                    tokio::task::yield_now().await;
+                }
+                loop {
+                    let (tx, rx) = oneshot::channel();
+                    match outbox.push(message.clone(), wants_receipt.then_some(tx)) {
+                        Ok(()) => break accepted.push((message, wants_receipt.then_some(rx))),
+                        Err(PushError::Full) if writer.is_finished() => break 'messages,
+                        Err(PushError::Full) => tokio::task::yield_now().await,
+                        Err(PushError::Closed) => unreachable!("nobody closes it"),
+                    }
+                }
+            }
+            outbox.finish();
+            let is_finished = writer.await.unwrap();
+            outbox.abandon();
+
+            // What the stream took is a prefix of what was accepted.
+            let expected: Vec<Vec<u8>> = accepted.iter().map(|(message, _)| match message {
+                Message::Bytes(bytes) => bytes.clone(),
+                Message::Error | Message::Panic => Vec::new(),
+            }).collect();
+            let taken = taken.lock().unwrap().clone();
+            assert!(expected.concat().starts_with(&taken));
+            if is_finished {
+                assert_eq!(taken, expected.concat());
+                assert_eq!(*sent.0.lock().unwrap(), (accepted.len(), taken.len()));
+            }
+
+            let mut end_of_message = 0;
+            let (mut failed, mut gone) = (false, false);
+            for ((message, receipt), bytes) in accepted.into_iter().zip(expected) {
+                end_of_message += bytes.len();
+                let is_bad = !matches!(message, Message::Bytes(_));
+                match receipt.map(|mut receipt| receipt.try_recv()) {
+                    None => {}
+                    Some(Ok(Ok(()))) => {
+                        assert!(end_of_message <= taken.len(), "confirmed, but not taken by the stream");
+                        assert!(!is_bad && !failed && !gone);
+                    }
+                    Some(Ok(Err(_))) => {
+                        assert!(!gone, "a batch fails before what is behind it is gone");
+                        failed = true;
+                    }
+                    Some(Err(_)) => gone = true,
+                }
+                assert!(!is_finished || !(is_bad || failed || gone));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_writer_that_has_to_wait_fails_after_its_timeout_and_not_for_want_of_budget() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let (mut near, far) = tokio::io::duplex(64);
+        let outbox = Arc::new(Outbox::new(TestEncoder, DEPTH, 8 * 1024));
+        outbox.push(Message::Bytes(vec![1; 64]), None).unwrap();
+        outbox.push(Message::Bytes(vec![1; 64]), None).unwrap();
+        let queue = Arc::clone(&outbox);
+        let end = write_loop(&mut near, queue, Some(Duration::ZERO), Sent::default()).await;
+        assert!(matches!(end, WriteEnd::Failed(failed) if failed.is_timeout));
+        drop(far);
+
+        // A stream that always takes a byte uses up the budget of a turn, and is no reason for a timeout.
+        let taken = Arc::default();
+        let mut sink = Sink { script: vec![Step::Take(1)], next: 0, taken: Arc::clone(&taken) };
+        let outbox = Arc::new(Outbox::new(TestEncoder, DEPTH, 8 * 1024));
+        outbox.push(Message::Bytes(vec![1; 10_000]), None).unwrap();
+        outbox.finish();
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::coop::consume_budget().await;
+        }
+        let end = write_loop(&mut sink, outbox, Some(Duration::ZERO), Sent::default()).await;
+        assert!(matches!(end, WriteEnd::Finished));
+        assert_eq!(taken.lock().unwrap().len(), 10_000);
+    });
+}
+
+#[test]
+fn a_burst_from_idle_takes_exactly_the_depth_and_a_streaming_connection_a_batch_more() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let outbox = Arc::new(Outbox::new(TestEncoder, DEPTH, 8 * 1024));
+        let (mut near, _far) = tokio::io::duplex(16);
+        let queue = Arc::clone(&outbox);
+        let writer = tokio::spawn(async move {
+            matches!(write_loop(&mut near, queue, None, Sent::default()).await, WriteEnd::Finished)
+        });
+        let push = || outbox.push(Message::Bytes(vec![0; 100]), None);
+        tokio::task::yield_now().await;
+        for _ in 0..DEPTH {
+            push().unwrap();
+        }
+        assert_eq!(push(), Err(PushError::Full), "idle");
+        // The writer swaps the queue out and is stuck in the stream: the connection is streaming now.
+        tokio::task::yield_now().await;
+        let mut accepted = 0;
+        while push().is_ok() {
+            accepted += 1;
+        }
+        let batch = 8 * 1024 / 100 + 1;
+        assert!((DEPTH + 1..=2 * DEPTH + batch).contains(&accepted), "{accepted}");
+        assert_eq!(push(), Err(PushError::Full), "a stalled peer");
+        outbox.abandon();
+        assert_eq!(push(), Err(PushError::Closed));
+        writer.abort();
+    });
+}

@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use crate::{
     connection::{Connection, ConnectionSide, DisconnectOrigin},
     framing::{read::ReadEnd, write::WriteEnd},
-    kernel::Meter,
+    meter::Meter,
     outbox::AnyOutbox,
     transport::{ReadHalf, WriteHalf},
 };

@@ -2,24 +2,20 @@
 
 use std::{
     any::Any,
-    cell::Cell,
     fmt, io,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
 };
 
 use tokio::sync::Semaphore;
-use tracing::{Span, error_span, warn};
+use tracing::{Span, error_span};
 
 use crate::{
     config::Config,
-    connection::ConnectionInfo,
     error,
-    framing::Observer,
     heuristics::Heuristics,
     hooks::Hooks,
     link::Link,
@@ -31,15 +27,12 @@ use crate::{
     task::TaskCount,
 };
 
-/// The time between two warnings about dropped messages on one connection.
-const WARNING_INTERVAL: Duration = Duration::from_secs(1);
-
 /// The inside of a node.
 pub(crate) struct Kernel {
     pub(crate) config: Config,
     pub(crate) name: String,
     pub(crate) span: Span,
-    pub(crate) stats: Stats,
+    pub(crate) stats: Arc<Stats>,
     pub(crate) heuristics: Heuristics,
     /// The connections, with their limits.
     pub(crate) registry: Arc<Registry<Link>>,
@@ -61,7 +54,7 @@ impl Kernel {
         Self {
             span: error_span!("node", name),
             name,
-            stats: Stats::default(),
+            stats: Arc::default(),
             heuristics: Heuristics::default(),
             registry: Arc::new(Registry::new(limits)),
             setups: Arc::new(Semaphore::new(usize::from(config.max_connecting))),
@@ -134,47 +127,5 @@ fn typed<M: Send + 'static>(outbox: &dyn AnyOutbox) -> io::Result<&Outbox<M>> {
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kernel").field("name", &self.name).field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
-/// Counts the traffic of one direction of a connection, for the connection and for its node.
-pub(crate) struct Meter {
-    kernel: Arc<Kernel>,
-    info: ConnectionInfo,
-    /// When the last warning about dropped messages was logged.
-    warned: Cell<Option<Instant>>,
-    /// Messages dropped since then.
-    dropped: Cell<usize>,
-}
-
-impl Meter {
-    pub(crate) fn new(kernel: Arc<Kernel>, info: ConnectionInfo) -> Self {
-        Self { kernel, info, warned: Cell::new(None), dropped: Cell::new(0) }
-    }
-
-    pub(crate) fn info(&self) -> &ConnectionInfo {
-        &self.info
-    }
-}
-
-impl Observer for Meter {
-    fn received(&self, messages: usize, bytes: usize) {
-        self.info.stats().register_received_messages(messages, bytes);
-        self.kernel.stats.register_received_messages(messages, bytes);
-    }
-
-    fn dropped(&self, messages: usize) {
-        self.dropped.set(self.dropped.get() + messages);
-        let now = Instant::now();
-        if self.warned.get().is_none_or(|warned| now.duration_since(warned) >= WARNING_INTERVAL) {
-            self.warned.set(Some(now));
-            let dropped = self.dropped.take();
-            warn!(parent: self.info.span(), dropped, "the queue is full and Reading::BACKPRESSURE is off");
-        }
-    }
-
-    fn sent(&self, messages: usize, bytes: usize) {
-        self.info.stats().register_sent_messages(messages, bytes);
-        self.kernel.stats.register_sent_messages(messages, bytes);
     }
 }

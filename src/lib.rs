@@ -10,6 +10,7 @@ mod kernel;
 mod lifecycle;
 mod link;
 mod listener;
+mod meter;
 mod node;
 mod outbox;
 mod press;

@@ -88,7 +88,7 @@ impl Listener {
         *self.bound.lock() = Some(addr);
         *running = Some(Arc::clone(&accept_loop));
         let open = OpenSocket { socket: Some(socket), accept_loop, kernel: Arc::clone(kernel) };
-        lifecycle::spawn_counted(kernel, None, accept_connections(open));
+        lifecycle::spawn_counted(kernel, None, Box::pin(accept_connections(open)));
         debug!(parent: &kernel.span, %addr, "listening");
         Ok(Some(addr))
     }

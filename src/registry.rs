@@ -374,5 +374,5 @@ impl<C> Drop for Teardown<C> {
 }
 
 #[cfg(test)]
-#[path = "registry_model.rs"]
-mod registry_model;
+#[path = "registry_tests.rs"]
+mod tests;

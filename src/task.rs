@@ -127,6 +127,11 @@ pub(crate) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::O
     .await
 }
 
+/// The bound that a `TIMEOUT_MS` stands for; the largest one means none.
+pub(crate) fn bound(timeout_ms: u64) -> Option<Duration> {
+    (timeout_ms != u64::MAX).then(|| Duration::from_millis(timeout_ms))
+}
+
 /// Waits for a future within a bound; `None` when the time ran out.
 pub(crate) async fn within<F: Future>(bound: Option<Duration>, future: F) -> Option<F::Output> {
     match bound {
@@ -170,6 +175,12 @@ impl TaskCount {
         self.running.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Enters until the guard is dropped.
+    pub(crate) fn present(&self) -> Present<'_> {
+        self.enter();
+        Present(self)
+    }
+
     pub(crate) fn leave(&self) {
         self.running.fetch_sub(1, Ordering::AcqRel);
         self.left.notify_waiters();
@@ -183,6 +194,15 @@ impl TaskCount {
     /// Waits for `condition`, which is read again whenever a task leaves, for at most `bound`.
     pub(crate) async fn wait_for(&self, condition: impl Fn() -> bool, bound: Duration) -> bool {
         wait_at_most(bound, &self.left, condition).await
+    }
+}
+
+/// Counts as a task while it lives.
+pub(crate) struct Present<'a>(&'a TaskCount);
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 

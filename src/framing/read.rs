@@ -45,6 +45,12 @@ const MESSAGES_PER_BUDGET_UNIT: u32 = 64;
 /// The largest piece of an incomplete message for which it pays to give the buffer back and copy the piece.
 const SMALL_REMAINDER: usize = 1024;
 
+/// A queue of messages that takes at most this much memory is kept while the connection is idle.
+const SMALL_RING: usize = 256;
+
+/// How often a full queue without backpressure is read on, dropping what arrives, before other tasks get their turn.
+const READS_WHILE_FULL: u32 = 8;
+
 /// A timer that fires later than this was held up with the whole process (stopped, or its clock jumped): the peer had no
 /// fair chance, and its time starts anew.
 const CLOCK_JUMP: Duration = Duration::from_secs(1);
@@ -193,6 +199,7 @@ where
 
     /// Reads and decodes; ready when the queue holds what `until` asks for, or when the end is known.
     fn poll_fill(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Option<Sleep>>, until: Until) -> Poll<()> {
+        let mut reads_while_full = 0;
         loop {
             if self.end.is_some() {
                 self.release_buffer();
@@ -212,8 +219,16 @@ where
             if until == Until::FirstMessages && !self.queue.is_empty() {
                 return Poll::Ready(());
             }
+            if self.is_full() {
+                reads_while_full += 1;
+                if reads_while_full > READS_WHILE_FULL {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
             if self.poll_read(cx).is_pending() {
                 self.release_buffer();
+                self.release_ring();
                 ready!(self.poll_idle(cx, timer.as_mut()));
             }
         }
@@ -264,6 +279,12 @@ where
         } else if self.buffer.len() <= SMALL_REMAINDER && self.buffer.capacity() > 2 * SMALL_REMAINDER {
             let remainder = BytesMut::from(&self.buffer[..]);
             scratch::give(std::mem::replace(&mut self.buffer, remainder));
+        }
+    }
+
+    fn release_ring(&mut self) {
+        if self.queue.is_empty() && self.queue.capacity() * size_of::<D::Item>() > SMALL_RING {
+            self.queue = VecDeque::new();
         }
     }
 

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::{MAX_STOP_TIME, bound, report_panic};
+use super::{MAX_STOP_TIME, report_panic};
 use crate::{
     connection::{ConnectionInfo, DisconnectOrigin},
     framing::{
@@ -24,7 +24,7 @@ use crate::{
     outbox::AnyOutbox,
     registry::Teardown,
     scope::{self, Scope, Scoped},
-    task::{caught, poll_once, within},
+    task::{bound, caught, poll_once, within},
     transport::WriteHalf,
 };
 

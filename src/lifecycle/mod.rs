@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::task::AbortHandle;
 use tracing::error;
 
@@ -36,11 +37,6 @@ pub(crate) use shutdown::shut_down;
 /// How long an ending waits for the connection's, or the node's, stopped tasks to be dropped.
 const MAX_STOP_TIME: Duration = Duration::from_secs(1);
 
-/// The bound that a `TIMEOUT_MS` stands for; the largest one means none.
-pub(crate) fn bound(timeout_ms: u64) -> Option<Duration> {
-    (timeout_ms != u64::MAX).then(|| Duration::from_millis(timeout_ms))
-}
-
 /// Logs a panic of user code, once, and makes the error that says so.
 fn report_panic(hook: &'static str, info: &ConnectionInfo, panicked: &Panicked) -> io::Error {
     let addr = info.addr();
@@ -52,7 +48,7 @@ fn report_panic(hook: &'static str, info: &ConnectionInfo, panicked: &Panicked) 
 pub(crate) fn spawn_counted(
     kernel: &Arc<Kernel>,
     info: Option<ConnectionInfo>,
-    task: impl Future<Output = ()> + Send + 'static,
+    task: BoxFuture<'static, ()>,
 ) -> AbortHandle {
     kernel.tasks.enter();
     let task_of = info.as_ref().map_or(0, ConnectionInfo::identity);
@@ -60,8 +56,8 @@ pub(crate) fn spawn_counted(
         info.tasks().enter();
     }
     let scope = Scope { node: kernel.identity(), task_of };
-    let task = Scoped::new(scope, Box::pin(task));
-    tokio::spawn(Counted { task: Some(task), info, kernel: Arc::clone(kernel) }).abort_handle()
+    let task = Some(Scoped::new(scope, task));
+    tokio::spawn(Counted { task, info, kernel: Arc::clone(kernel) }).abort_handle()
 }
 
 /// A task that leaves the counts when it has been dropped.

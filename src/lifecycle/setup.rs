@@ -11,7 +11,6 @@ use tokio::{
 use tracing::{debug, debug_span};
 
 use super::{
-    bound,
     ending::{EndOfLink, read_to_end, run_on_connect, write_to_end},
     report_panic, spawn_counted,
 };
@@ -19,11 +18,12 @@ use crate::{
     connection::{Connection, ConnectionInfo, ConnectionSide, DisconnectOrigin},
     error,
     hooks::{HandshakeHook, HookSet, PreparedWriter},
-    kernel::{Kernel, Meter},
+    kernel::Kernel,
     link::{Link, LinkTasks, UnusedHalves},
+    meter::Meter,
     registry::{Refusal, Reservation},
     scope::{Scope, Scoped},
-    task::{catch, caught, wait_until, within},
+    task::{bound, catch, caught, wait_until, within},
 };
 
 /// Dials an address and sets the connection up.
@@ -81,13 +81,14 @@ pub(crate) fn accept(kernel: &Arc<Kernel>, stream: TcpStream, addr: SocketAddr, 
         }
     };
     let own = Arc::clone(kernel);
-    spawn_counted(kernel, None, async move {
+    let setup = async move {
         let _permit = permit;
         let setup = set_up(&own, reservation, stream, ConnectionSide::Initiator);
         if let Err(error) = until_closed(&own, setup).await {
             debug!(parent: &own.span, %addr, %error, "could not set an accepted connection up");
         }
-    });
+    };
+    spawn_counted(kernel, None, Box::pin(setup));
 }
 
 fn refusal_error(kernel: &Kernel, addr: SocketAddr, refusal: Refusal) -> io::Error {
@@ -157,7 +158,7 @@ fn go_live(
         None if hooks.reading.is_some() || hooks.writing.is_some() => return Err(error::stream_not_returned(addr)),
         None => (None, None),
     };
-    let meter = || Meter::new(Arc::clone(kernel), info.clone());
+    let meter = || Meter::new(Arc::clone(&kernel.stats), info.clone());
     let codec_panicked = |hook: &'static str| {
         let info = info.clone();
         move |panicked| report_panic(hook, &info, &panicked)
@@ -174,6 +175,8 @@ fn go_live(
         None => (None, None, None),
     };
     let link = Arc::new(Link::new(info.clone(), outbox.clone(), write_timeout, unused));
+    // Whoever ends the connection from here on waits for the tasks, also for those that are not spawned yet.
+    let _starting = (kernel.tasks.present(), info.tasks().present());
     reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
 
     let end =

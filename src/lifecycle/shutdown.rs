@@ -4,16 +4,16 @@ use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use futures_util::{
     StreamExt,
-    future::{BoxFuture, join},
+    future::{BoxFuture, join3},
     stream::FuturesUnordered,
 };
 
-use super::{MAX_STOP_TIME, bound, ending::tear_down};
+use super::{MAX_STOP_TIME, ending::tear_down};
 use crate::{
     kernel::Kernel,
     link::MAX_FLUSH_TIME,
     scope,
-    task::{dispose, wait_until, within},
+    task::{bound, dispose, wait_until, within},
 };
 
 /// Closes the node and ends everything that belongs to it.
@@ -42,12 +42,12 @@ pub(crate) async fn shut_down(kernel: &Arc<Kernel>) {
 }
 
 async fn finish_shutdown(kernel: Arc<Kernel>, endings: FuturesUnordered<BoxFuture<'static, ()>>) {
-    join(kernel.listener.stop(), endings.collect::<()>()).await;
-    // Endings that others have claimed are bounded too, but their owners may not be polling them.
     let hook_time = kernel.hooks.on_disconnect().map_or(Some(Duration::ZERO), |hook| bound(hook.timeout_ms()));
     let limit = hook_time.map(|time| time.saturating_add(MAX_FLUSH_TIME));
     let drained = wait_until(kernel.registry.changed(), || kernel.registry.is_closed_and_empty());
-    if within(limit, drained).await.is_none() {
+    let all = join3(kernel.listener.stop(), endings.collect::<()>(), drained);
+    if within(limit, all).await.is_none() {
+        // Endings that others have claimed are bounded too, but nobody may be polling them.
         for link in kernel.registry.evict_all() {
             link.stop();
         }

@@ -13,8 +13,8 @@ use crate::{
         scratch,
     },
     hooks::{ReadingHook, RunReader},
-    kernel::Meter,
-    lifecycle::bound,
+    meter::Meter,
+    task::bound,
 };
 
 /// Receives messages: decodes the byte stream of each connection and processes what it yields.

@@ -12,9 +12,9 @@ use crate::{
     connections::ConnectionSide,
     framing::{scratch, write::write_loop},
     hooks::{PreparedWriter, WritingHook},
-    kernel::Meter,
-    lifecycle::bound,
+    meter::Meter,
     outbox::Outbox,
+    task::bound,
 };
 
 /// Sends messages: queues them per connection, encodes them, and writes them in batches.

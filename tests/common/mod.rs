@@ -1,6 +1,6 @@
 //! What several integration tests need: loopback configurations, waiting for conditions, polling by hand.
 
-#![allow(dead_code, reason = "each test file uses the part it needs")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses the part it needs")]
 
 use std::{
     fmt::Debug,
@@ -102,4 +102,26 @@ impl<T: Clone + Debug + PartialEq> Events<T> {
     pub async fn wait_for(&self, event: T) {
         wait_until(&format!("{event:?}"), || self.contains(&event)).await;
     }
+}
+
+pub mod setups;
+
+pub mod actor;
+
+pub mod wire;
+
+/// The message of panics that a test wants; see [`keep_deliberate_panics_quiet`].
+pub const DELIBERATE: &str = "deliberate";
+
+/// Keeps panics with the message [`DELIBERATE`], or without a text, out of the output of the tests.
+pub fn keep_deliberate_panics_quiet() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if info.payload_as_str().is_some_and(|text| text != DELIBERATE) {
+                usual(info);
+            }
+        }));
+    });
 }

@@ -1,7 +1,7 @@
 //! Random operations on the registry against a reference model that is too simple to be wrong; invariants `conserved`,
 //! `limited`, `no-stranger` and `monotonic-close` are checked after every step.
 //!
-//! `REGISTRY_SEED=n cargo test registry_model` repeats the walk of a printed seed.
+//! `REGISTRY_SEED=n cargo test registry` repeats the walk of a printed seed.
 
 use std::{
     collections::{BTreeMap, HashMap},

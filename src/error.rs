@@ -131,8 +131,8 @@ pub(crate) fn flush_timeout() -> io::Error {
     new(ErrorKind::TimedOut, "the peer did not take the batch within Writing::TIMEOUT_MS".into())
 }
 
-pub(crate) fn encoder_panicked(panicked: &Panicked) -> io::Error {
-    io::Error::other(format!("the encoder panicked: {}", panicked.0))
+pub(crate) fn writer_panicked(panicked: &Panicked) -> io::Error {
+    io::Error::other(format!("the encoder or the stream panicked: {}", panicked.0))
 }
 
 /// Makes a second error that says the same, for another receipt of the same batch.

@@ -13,6 +13,7 @@ use crate::{
     framing::{read::ReadEnd, write::WriteEnd},
     meter::Meter,
     outbox::AnyOutbox,
+    task::dispose,
     transport::{ReadHalf, WriteHalf},
 };
 
@@ -63,6 +64,17 @@ pub(crate) struct HookSet {
     pub(crate) writing: Option<Arc<dyn WritingHook>>,
     pub(crate) on_connect: Option<Arc<dyn OnConnectHook>>,
     pub(crate) on_disconnect: Option<Arc<dyn OnDisconnectHook>>,
+}
+
+impl Drop for HookSet {
+    /// Each hook owns a user's struct, whose drop may panic.
+    fn drop(&mut self) {
+        dispose(self.handshake.take());
+        dispose(self.reading.take());
+        dispose(self.writing.take());
+        dispose(self.on_connect.take());
+        dispose(self.on_disconnect.take());
+    }
 }
 
 /// A node's hooks, until the node has shut down.

@@ -10,12 +10,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{task::AbortHandle, time::timeout};
+use tokio::task::AbortHandle;
 
 use crate::{
     connection::ConnectionInfo,
     outbox::AnyOutbox,
-    transport::{ReadHalf, WriteHalf},
+    task::dispose,
+    transport::{ReadHalf, WriteHalf, say_farewell},
 };
 
 /// The most time that a graceful end spends on flushing what is queued.
@@ -89,9 +90,8 @@ impl Link {
             return;
         }
         let unused = self.unused.lock().write.take();
-        if let Some(mut half) = unused {
-            // The connection ends either way.
-            let _in_time = timeout(self.flush_time, half.farewell()).await;
+        if let Some(half) = unused {
+            say_farewell(half, self.flush_time).await;
         }
     }
 
@@ -113,6 +113,8 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.stop();
+        // A wrapped stream is user code.
+        dispose(std::mem::take(self.unused.get_mut()));
     }
 }
 

@@ -15,10 +15,10 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use parking_lot::Mutex as SyncMutex;
+use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::{Mutex, Notify, OwnedSemaphorePermit},
+    sync::{Notify, OwnedSemaphorePermit},
     time::sleep,
 };
 use tracing::{debug, warn};
@@ -32,16 +32,15 @@ const PRESSURE_PAUSE: Duration = Duration::from_millis(400);
 /// A node's listener.
 #[derive(Debug, Default)]
 pub(crate) struct Listener {
-    /// Where the node listens now.
-    bound: SyncMutex<Option<SocketAddr>>,
-    /// The accept loop, if one was started and is not known to have ended. Held while it is being ended, so that a port
-    /// is bound again only after it was given up.
-    running: Mutex<Option<Arc<AcceptLoop>>>,
+    /// The latest accept loop; its socket may be closed already.
+    latest: Mutex<Option<Arc<AcceptLoop>>>,
 }
 
 /// What an accept loop and whoever ends it have in common.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct AcceptLoop {
+    /// Where its socket is bound.
+    addr: SocketAddr,
     /// Whether it is to close its socket.
     stopping: AtomicBool,
     /// Whether its socket is closed.
@@ -51,8 +50,9 @@ struct AcceptLoop {
 }
 
 impl Listener {
+    /// Returns where the node listens now.
     pub(crate) fn addr(&self) -> Option<SocketAddr> {
-        *self.bound.lock()
+        self.latest.lock().as_ref().filter(|latest| !latest.is_closed()).map(|latest| latest.addr)
     }
 
     /// Whether a dial to the address would reach this listener.
@@ -67,47 +67,81 @@ impl Listener {
     /// Switches listening on or off; returns the bound address when it is on.
     ///
     /// # Cancel safety
-    /// Switching on has no point at which it could be dropped half-way. Switching off, dropped, still happens.
+    /// Switching on happens without waiting, once a socket that is being closed is closed. Switching off, dropped, still
+    /// happens. Nothing is held while waiting.
     pub(crate) async fn toggle(&self, kernel: &Arc<Kernel>) -> io::Result<Option<SocketAddr>> {
-        let mut running = self.running.lock().await;
-        if kernel.registry.is_closed() {
-            return Err(error::shutting_down());
-        }
-        if let Some(accept_loop) = running.clone() {
-            let was_on = !accept_loop.stopping.load(Ordering::Acquire);
-            accept_loop.stop().await;
-            *running = None;
+        loop {
+            let (open, was_on) = match self.toggle_at_once(kernel)? {
+                Toggled::On(addr) => return Ok(Some(addr)),
+                Toggled::Stopping { open, was_on } => (open, was_on),
+            };
+            open.wait_until_closed().await;
             if was_on {
                 debug!(parent: &kernel.span, "stopped listening");
                 return Ok(None);
             }
         }
+    }
+
+    fn toggle_at_once(&self, kernel: &Arc<Kernel>) -> io::Result<Toggled> {
+        let mut latest = self.latest.lock();
+        // A shutdown closes the registry before it stops the listener: it finds either this refusal or the new socket.
+        if kernel.registry.is_closed() {
+            return Err(error::shutting_down());
+        }
+        if let Some(open) = latest.as_ref().filter(|latest| !latest.is_closed()) {
+            return Ok(Toggled::Stopping { open: Arc::clone(open), was_on: open.request_stop() });
+        }
         let socket = bind(&kernel.config)?;
         let addr = socket.local_addr()?;
-        let accept_loop = Arc::<AcceptLoop>::default();
-        *self.bound.lock() = Some(addr);
-        *running = Some(Arc::clone(&accept_loop));
-        let open = OpenSocket { socket: Some(socket), accept_loop, kernel: Arc::clone(kernel) };
-        lifecycle::spawn_counted(kernel, None, Box::pin(accept_connections(open)));
+        let accept_loop = Arc::new(AcceptLoop {
+            addr,
+            stopping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            changed: Notify::new(),
+        });
+        *latest = Some(Arc::clone(&accept_loop));
+        drop(latest);
+        let open = OpenSocket { socket: Some(socket), accept_loop };
+        lifecycle::spawn_counted(kernel, None, Box::pin(accept_connections(open, Arc::clone(kernel))));
         debug!(parent: &kernel.span, %addr, "listening");
-        Ok(Some(addr))
+        Ok(Toggled::On(addr))
     }
 
     /// Closes the socket, if there is one.
     pub(crate) async fn stop(&self) {
-        let mut running = self.running.lock().await;
-        if let Some(accept_loop) = running.clone() {
-            accept_loop.stop().await;
-            *running = None;
+        let latest = self.latest.lock().clone();
+        if let Some(accept_loop) = latest {
+            accept_loop.request_stop();
+            accept_loop.wait_until_closed().await;
         }
     }
 }
 
+/// What a toggle does at once.
+enum Toggled {
+    On(SocketAddr),
+    /// The socket is being closed; `was_on`: by this very toggle.
+    Stopping {
+        open: Arc<AcceptLoop>,
+        was_on: bool,
+    },
+}
+
 impl AcceptLoop {
-    async fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Asks for the socket to be closed; `true` for the first who does.
+    fn request_stop(&self) -> bool {
+        let is_first = !self.stopping.swap(true, Ordering::AcqRel);
         self.changed.notify_waiters();
-        wait_until(&self.changed, || self.closed.load(Ordering::Acquire)).await;
+        is_first
+    }
+
+    async fn wait_until_closed(&self) {
+        wait_until(&self.changed, || self.is_closed()).await;
     }
 
     async fn stop_requested(&self) {
@@ -136,21 +170,18 @@ fn reuse_port(_: &TcpSocket) -> io::Result<()> {
     Err(error::no_port_reuse())
 }
 
-/// The listening socket; its address is forgotten, and its end made known, when it has been closed.
+/// The listening socket; its end is made known when it has been closed.
 struct OpenSocket {
     /// `None` once it is closed.
     socket: Option<TcpListener>,
     accept_loop: Arc<AcceptLoop>,
-    kernel: Arc<Kernel>,
 }
 
 impl OpenSocket {
     fn close(&mut self) {
-        if self.socket.take().is_some() {
-            *self.kernel.listener.bound.lock() = None;
-            self.accept_loop.closed.store(true, Ordering::Release);
-            self.accept_loop.changed.notify_waiters();
-        }
+        drop(self.socket.take());
+        self.accept_loop.closed.store(true, Ordering::Release);
+        self.accept_loop.changed.notify_waiters();
     }
 }
 
@@ -160,9 +191,8 @@ impl Drop for OpenSocket {
     }
 }
 
-async fn accept_connections(mut open: OpenSocket) {
+async fn accept_connections(mut open: OpenSocket, kernel: Arc<Kernel>) {
     let accept_loop = Arc::clone(&open.accept_loop);
-    let kernel = Arc::clone(&open.kernel);
     let mut stop = pin!(accept_loop.stop_requested());
     while let Some(socket) = &open.socket {
         let accepted = match select(&mut stop, pin!(socket.accept())).await {

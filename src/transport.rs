@@ -7,6 +7,7 @@ use std::{
     fmt, io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
@@ -15,9 +16,10 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    time::timeout,
 };
 
-use crate::framing::scratch;
+use crate::{framing::scratch, task::caught};
 
 /// The most input that a graceful end discards before it closes the socket.
 const MAX_DISCARDED: usize = 1024 * 1024;
@@ -97,16 +99,21 @@ pub(crate) enum WriteHalf {
     Wrapped(tokio::io::WriteHalf<BoxedStream>),
 }
 
-impl WriteHalf {
-    /// Ends the stream so that the peer gets all that was written: first shuts the write side, then discards what already
-    /// lies in the receive buffer. Closing a socket with unread input resets it, and the peer would lose what it has not
-    /// read yet.
-    pub(crate) async fn farewell(&mut self) -> io::Result<()> {
-        self.shutdown().await?;
-        self.discard_input();
-        Ok(())
-    }
+/// Ends a stream so that the peer gets all that was written, as far as it takes it in time: first shuts the write side,
+/// then discards what already lies in the receive buffer. Closing a socket with unread input resets it, and the peer would
+/// lose what it has not read yet.
+///
+/// The connection ends either way, so nothing that goes wrong here matters to anybody.
+pub(crate) async fn say_farewell(mut half: WriteHalf, bound: Duration) {
+    let farewell = async move {
+        if half.shutdown().await.is_ok() {
+            half.discard_input();
+        }
+    };
+    let _whatever_came_of_it = caught(|| timeout(bound, farewell)).await;
+}
 
+impl WriteHalf {
     /// Never waits. A wrapped stream is out of reach here: its own shutdown is all it gets.
     fn discard_input(&self) {
         let Self::Tcp(half) = self else { return };

@@ -51,6 +51,12 @@ pub(crate) struct FailedWrite {
 }
 
 impl FailedWrite {
+    /// A writer that panicked has lost its batch.
+    pub(crate) fn panicked(panicked: Panicked) -> Self {
+        let error = error::writer_panicked(&panicked);
+        Self { batch: Batch::default(), error, is_timeout: false, panicked: Some(panicked) }
+    }
+
     /// Tells the waiting receipts what happened.
     pub(crate) fn report(mut self) {
         self.batch.fail(&self.error);
@@ -103,7 +109,7 @@ impl From<EncodeError> for Failure {
         match error {
             EncodeError::Failed(error) => error.into(),
             EncodeError::Panicked(panicked) => {
-                Self { error: error::encoder_panicked(&panicked), is_timeout: false, panicked: Some(panicked) }
+                Self { error: error::writer_panicked(&panicked), is_timeout: false, panicked: Some(panicked) }
             }
         }
     }

@@ -8,7 +8,6 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tokio::time::timeout;
 use tracing::debug;
 
 use super::{MAX_STOP_TIME, report_panic};
@@ -24,18 +23,19 @@ use crate::{
     outbox::AnyOutbox,
     registry::Teardown,
     scope::{self, Scope, Scoped},
-    task::{bound, caught, poll_once, within},
-    transport::WriteHalf,
+    task::{bound, caught, dispose, poll_once, within},
+    transport::{WriteHalf, say_farewell},
 };
 
 pub(super) async fn read_to_end(reading: BoxFuture<'static, ReadEnd>, link: EndOfLink) {
-    let reason = reading.await;
+    // The loop owns the decoder, whose drop is user code too.
+    let reason = caught(move || reading).await.unwrap_or_else(ReadEnd::DecoderPanicked);
     match &reason {
         ReadEnd::Stopped => return,
         ReadEnd::Eof => debug!(parent: link.info.span(), "the peer closed the connection"),
         ReadEnd::Failed(error) => debug!(parent: link.info.span(), %error, "could not read"),
         ReadEnd::Idle => debug!(parent: link.info.span(), "no message within Reading::IDLE_TIMEOUT_MS"),
-        ReadEnd::DecoderPanicked(panicked) => _ = report_panic("Reading::Codec::decode", &link.info, panicked),
+        ReadEnd::DecoderPanicked(panicked) => _ = report_panic("Reading::Codec", &link.info, panicked),
         ReadEnd::ProcessPanicked(panicked) => _ = report_panic("process_message", &link.info, panicked),
     }
     if let Some(claim) = link.claim() {
@@ -53,16 +53,17 @@ pub(super) async fn write_to_end(
     link: EndOfLink,
 ) {
     let presence = WriterPresence(outbox);
-    let failed = match writing.await {
-        (WriteEnd::Finished, mut half) => {
-            // A wrapped stream has something to send, and the peer may be gone: the connection ends either way.
-            let _in_time = timeout(farewell_time, half.farewell()).await;
-            return;
+    // The loop owns the stream, which may be a wrapped one: user code.
+    let failed = match caught(move || writing).await {
+        Ok((WriteEnd::Finished, half)) => return say_farewell(half, farewell_time).await,
+        Ok((WriteEnd::Failed(failed), half)) => {
+            dispose(half);
+            failed
         }
-        (WriteEnd::Failed(failed), _half) => failed,
+        Err(panicked) => FailedWrite::panicked(panicked),
     };
     match &failed.panicked {
-        Some(panicked) => _ = report_panic("Writing::Codec::encode", &link.info, panicked),
+        Some(panicked) => _ = report_panic("Writing::Codec", &link.info, panicked),
         None => debug!(parent: link.info.span(), error = %failed.error, "could not write"),
     }
     drop(presence);

@@ -148,7 +148,7 @@ async fn shake_hands(kernel: &Kernel, hook: Arc<dyn HandshakeHook>, connection: 
 fn go_live(
     kernel: &Arc<Kernel>,
     reservation: Reservation<Link>,
-    hooks: HookSet,
+    mut hooks: HookSet,
     connection: Connection,
 ) -> io::Result<()> {
     let info = connection.info().clone();
@@ -163,9 +163,9 @@ fn go_live(
         let info = info.clone();
         move |panicked| report_panic(hook, &info, &panicked)
     };
-    let reader = hooks.reading.map(|hook| catch(|| hook.prepare(addr, own_side, meter())));
+    let reader = hooks.reading.take().map(|hook| catch(|| hook.prepare(addr, own_side, meter())));
     let reader = reader.transpose().map_err(codec_panicked("Reading::codec"))?;
-    let writer = hooks.writing.map(|hook| catch(|| hook.prepare(addr, own_side, meter())));
+    let writer = hooks.writing.take().map(|hook| catch(|| hook.prepare(addr, own_side, meter())));
     let writer = writer.transpose().map_err(codec_panicked("Writing::codec"))?;
 
     let mut unused = UnusedHalves { read, write };
@@ -186,7 +186,7 @@ fn go_live(
     let writer = writer.zip(outbox).map(|(writing, outbox)| {
         spawn(Box::pin(write_to_end(writing, outbox, link.flush_time(), end(DisconnectOrigin::Writing))))
     });
-    let on_connect = hooks.on_connect.and_then(|hook| {
+    let on_connect = hooks.on_connect.take().and_then(|hook| {
         let is_abortable = hook.is_abortable();
         let task = Box::pin(run_on_connect(hook, end(DisconnectOrigin::OnConnectAbort)));
         if is_abortable {

@@ -13,7 +13,7 @@ use crate::{
     kernel::Kernel,
     link::MAX_FLUSH_TIME,
     scope,
-    task::{bound, dispose, wait_until, within},
+    task::{bound, wait_until, within},
 };
 
 /// Closes the node and ends everything that belongs to it.
@@ -54,5 +54,5 @@ async fn finish_shutdown(kernel: Arc<Kernel>, endings: FuturesUnordered<BoxFutur
     }
     kernel.tasks.wait_for_all(MAX_STOP_TIME).await;
     // The hooks own clones of the user's structs, and these own the node.
-    dispose(kernel.hooks.take());
+    drop(kernel.hooks.take());
 }

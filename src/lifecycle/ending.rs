@@ -52,7 +52,7 @@ pub(super) async fn write_to_end(
     farewell_time: Duration,
     link: EndOfLink,
 ) {
-    let presence = WriterPresence(outbox);
+    let presence = WriterPresence(Arc::clone(&outbox));
     // The loop owns the stream, which may be a wrapped one: user code.
     let failed = match caught(move || writing).await {
         Ok((WriteEnd::Finished, half)) => return say_farewell(half, farewell_time).await,
@@ -66,6 +66,8 @@ pub(super) async fn write_to_end(
         Some(panicked) => _ = report_panic("Writing::Codec", &link.info, panicked),
         None => debug!(parent: link.info.span(), error = %failed.error, "could not write"),
     }
+    // From here on a send is refused, whoever ends the connection, and nobody need wait for this writer.
+    outbox.finish();
     drop(presence);
     if let Some(claim) = link.claim() {
         if failed.is_timeout {
@@ -73,8 +75,8 @@ pub(super) async fn write_to_end(
         }
         tear_down(&link.kernel, claim, Some(failed)).await;
     } else {
-        // Somebody else ends the connection, and need not wait for a writer that is gone.
         failed.report();
+        outbox.abandon();
     }
 }
 

@@ -85,59 +85,6 @@ pub(crate) enum ReadEnd {
     Stopped,
 }
 
-/// Reads, decodes and processes messages, strictly in order and one at a time, until the connection ends.
-///
-/// What was decoded before an end of the stream is still processed: after a clean end for at most [`DRAIN_TIME`], after
-/// an error as far as `process` does not wait.
-///
-/// # Cancel safety
-/// Dropping it drops the stream's half, the messages not processed yet, and the pending `process`.
-pub(crate) async fn read_loop<R, D, F>(
-    half: R,
-    decoder: D,
-    settings: ReadSettings,
-    observer: impl Observer,
-    has_ended: impl Fn() -> bool,
-    mut process: impl FnMut(D::Item) -> F,
-) -> ReadEnd
-where
-    R: AsyncRead + Unpin,
-    D: Decoder<Error = io::Error>,
-    F: Future<Output = ()>,
-{
-    let mut intake = Intake::new(half, decoder, settings, observer);
-    let mut timer = pin!(None::<Sleep>);
-    let mut processed = 0_u32;
-    loop {
-        if has_ended() {
-            return ReadEnd::Stopped;
-        }
-        let Some(message) = intake.queue.pop_front() else {
-            if let Some(end) = intake.end.take() {
-                return end;
-            }
-            poll_fn(|cx| intake.poll_fill(cx, timer.as_mut(), Until::FirstMessages)).await;
-            continue;
-        };
-        let outcome = shielded(
-            || process(message),
-            |cx| {
-                let _ready_or_not = intake.poll_fill(cx, timer.as_mut(), Until::Full);
-                intake.poll_end_of_wait(cx, timer.as_mut())
-            },
-        );
-        match outcome.await {
-            Ok(Outcome::Finished(())) => {}
-            Ok(Outcome::Interrupted(end)) => return end,
-            Err(panicked) => return ReadEnd::ProcessPanicked(panicked),
-        }
-        processed = processed.wrapping_add(1);
-        if processed.is_multiple_of(MESSAGES_PER_BUDGET_UNIT) {
-            coop::consume_budget().await;
-        }
-    }
-}
-
 /// How far to fill the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Until {
@@ -147,8 +94,8 @@ enum Until {
     Full,
 }
 
-/// Everything before `process`: stream, buffer, decoder, queue.
-struct Intake<R, D: Decoder, O> {
+/// Everything before the processing: stream, buffer, decoder, queue.
+pub(crate) struct Reader<R, D: Decoder, O> {
     half: R,
     decoder: D,
     settings: ReadSettings,
@@ -173,13 +120,13 @@ struct Intake<R, D: Decoder, O> {
     draining: bool,
 }
 
-impl<R, D, O> Intake<R, D, O>
+impl<R, D, O> Reader<R, D, O>
 where
     R: AsyncRead + Unpin,
     D: Decoder<Error = io::Error>,
     O: Observer,
 {
-    fn new(half: R, decoder: D, settings: ReadSettings, observer: O) -> Self {
+    pub(crate) fn new(half: R, decoder: D, settings: ReadSettings, observer: O) -> Self {
         Self {
             half,
             decoder,
@@ -194,6 +141,50 @@ where
             waiting_since: None,
             end: None,
             draining: false,
+        }
+    }
+
+    /// Reads, decodes and processes messages, strictly in order and one at a time, until the connection ends.
+    ///
+    /// What was decoded before an end of the stream is still processed: after a clean end for at most [`DRAIN_TIME`],
+    /// after an error as far as `process` does not wait.
+    ///
+    /// # Cancel safety
+    /// Dropping it drops the pending `process`; the messages not processed yet go with the reader.
+    pub(crate) async fn run<F: Future<Output = ()>>(
+        &mut self,
+        has_ended: impl Fn() -> bool,
+        mut process: impl FnMut(D::Item) -> F,
+    ) -> ReadEnd {
+        let mut timer = pin!(None::<Sleep>);
+        let mut processed = 0_u32;
+        loop {
+            if has_ended() {
+                return ReadEnd::Stopped;
+            }
+            let Some(message) = self.queue.pop_front() else {
+                if let Some(end) = self.end.take() {
+                    return end;
+                }
+                poll_fn(|cx| self.poll_fill(cx, timer.as_mut(), Until::FirstMessages)).await;
+                continue;
+            };
+            let outcome = shielded(
+                || process(message),
+                |cx| {
+                    let _ready_or_not = self.poll_fill(cx, timer.as_mut(), Until::Full);
+                    self.poll_end_of_wait(cx, timer.as_mut())
+                },
+            );
+            match outcome.await {
+                Ok(Outcome::Finished(())) => {}
+                Ok(Outcome::Interrupted(end)) => return end,
+                Err(panicked) => return ReadEnd::ProcessPanicked(panicked),
+            }
+            processed = processed.wrapping_add(1);
+            if processed.is_multiple_of(MESSAGES_PER_BUDGET_UNIT) {
+                coop::consume_budget().await;
+            }
         }
     }
 
@@ -377,7 +368,7 @@ where
     }
 }
 
-impl<R, D: Decoder, O> Drop for Intake<R, D, O> {
+impl<R, D: Decoder, O> Drop for Reader<R, D, O> {
     fn drop(&mut self) {
         dispose_all(self.queue.drain(..));
         if self.buffer.capacity() != 0 {

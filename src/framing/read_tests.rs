@@ -17,7 +17,7 @@ use tokio_util::codec::{Decoder, FramedRead};
 
 use super::{
     Observer,
-    read::{ReadEnd, ReadSettings, read_loop},
+    read::{ReadEnd, ReadSettings, Reader},
 };
 
 const SETTINGS: ReadSettings =
@@ -158,24 +158,19 @@ fn read_all(
 ) -> (Vec<Vec<u8>>, ReadEnd, (usize, usize, usize)) {
     let counts = Counts::default();
     let processed = RefCell::new(Vec::new());
-    let end = run(read_loop(
-        Script(script.into()),
-        decoder,
-        settings,
-        counts.clone(),
-        || false,
-        |message| {
-            let number = processed.borrow().len();
-            processed.borrow_mut().push(message);
-            assert!(counts.0.lock().unwrap().0 > number, "counted before it is processed");
-            let pauses = pauses.get(number).copied().unwrap_or(0);
-            async move {
-                for _ in 0..pauses {
-                    tokio::task::yield_now().await;
-                }
+    let mut reader = Reader::new(Script(script.into()), decoder, settings, counts.clone());
+    let process = |message| {
+        let number = processed.borrow().len();
+        processed.borrow_mut().push(message);
+        assert!(counts.0.lock().unwrap().0 > number, "counted before it is processed");
+        let pauses = pauses.get(number).copied().unwrap_or(0);
+        async move {
+            for _ in 0..pauses {
+                tokio::task::yield_now().await;
             }
-        },
-    ));
+        }
+    };
+    let end = run(reader.run(|| false, process));
     let counts = *counts.0.lock().unwrap();
     (processed.into_inner(), end, counts)
 }

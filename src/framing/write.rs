@@ -24,7 +24,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::{Observer, scratch};
+use super::Observer;
 use crate::{
     error,
     outbox::{AnyOutbox, Load, Outbox},
@@ -63,35 +63,6 @@ impl FailedWrite {
     }
 }
 
-/// Writes what is queued until the outbox is finished or a write fails; the stream is left open.
-///
-/// A batch that takes longer than `timeout` to be flushed, counted from the first time it has to wait, fails.
-///
-/// # Cancel safety
-/// Dropping it drops the receipts of the batch being written, and tells the outbox that its writer is gone.
-pub(crate) async fn write_loop<W, M, O>(
-    half: &mut W,
-    outbox: Arc<Outbox<M>>,
-    timeout: Option<Duration>,
-    observer: O,
-) -> WriteEnd
-where
-    W: AsyncWrite + Unpin,
-    M: Send + 'static,
-    O: Observer,
-{
-    let mut writer =
-        Writer { half, batch: Batch::default(), written: 0, is_flushed: true, timeout, timer: None, observer };
-    let end = poll_fn(|cx| writer.poll_run(cx, &outbox)).await;
-    match end {
-        Ok(()) => WriteEnd::Finished,
-        Err(Failure { error, is_timeout, panicked }) => {
-            let batch = std::mem::take(&mut writer.batch);
-            WriteEnd::Failed(FailedWrite { batch, error, is_timeout, panicked })
-        }
-    }
-}
-
 struct Failure {
     error: io::Error,
     is_timeout: bool,
@@ -115,8 +86,10 @@ impl From<EncodeError> for Failure {
     }
 }
 
-struct Writer<'a, W, O> {
-    half: &'a mut W,
+/// The writing end of an outbox.
+pub(crate) struct Writer<W, M, O> {
+    half: W,
+    outbox: Arc<Outbox<M>>,
     /// What is being written.
     batch: Batch,
     /// How many of its bytes the OS has taken.
@@ -129,13 +102,38 @@ struct Writer<'a, W, O> {
     observer: O,
 }
 
-impl<W: AsyncWrite + Unpin, O: Observer> Writer<'_, W, O> {
-    fn poll_run<M: Send + 'static>(&mut self, cx: &mut Context<'_>, outbox: &Outbox<M>) -> Poll<Result<(), Failure>> {
+impl<W, M, O> Writer<W, M, O>
+where
+    W: AsyncWrite + Unpin,
+    M: Send + 'static,
+    O: Observer,
+{
+    pub(crate) fn new(half: W, outbox: Arc<Outbox<M>>, timeout: Option<Duration>, observer: O) -> Self {
+        Self { half, outbox, batch: Batch::default(), written: 0, is_flushed: true, timeout, timer: None, observer }
+    }
+
+    /// Writes what is queued until the outbox is finished or a write fails; the stream is given back, open.
+    ///
+    /// A batch that takes longer than the timeout to be flushed, counted from the first time it has to wait, fails.
+    ///
+    /// # Cancel safety
+    /// Dropping it drops the receipts of the batch being written.
+    pub(crate) async fn run(mut self) -> (WriteEnd, W) {
+        let end = match poll_fn(|cx| self.poll_run(cx)).await {
+            Ok(()) => WriteEnd::Finished,
+            Err(Failure { error, is_timeout, panicked }) => {
+                WriteEnd::Failed(FailedWrite { batch: self.batch, error, is_timeout, panicked })
+            }
+        };
+        (end, self.half)
+    }
+
+    fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         loop {
             if !self.is_flushed {
                 ready!(self.poll_batch(cx))?;
             }
-            match ready!(outbox.poll_load(cx, &mut self.batch)) {
+            match ready!(self.outbox.poll_load(cx, &mut self.batch)) {
                 Load::Finished => return Poll::Ready(Ok(())),
                 Load::Batch => {
                     self.written = 0;
@@ -171,27 +169,18 @@ impl<W: AsyncWrite + Unpin, O: Observer> Writer<'_, W, O> {
 
     fn poll_write_and_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.batch.bytes.len() {
-            match ready!(Pin::new(&mut *self.half).poll_write(cx, &self.batch.bytes[self.written..]))? {
+            match ready!(Pin::new(&mut self.half).poll_write(cx, &self.batch.bytes[self.written..]))? {
                 0 => return Poll::Ready(Err(error::write_zero())),
                 count => self.written += count,
             }
         }
-        Pin::new(&mut *self.half).poll_flush(cx)
+        Pin::new(&mut self.half).poll_flush(cx)
     }
 
     /// Ready when the batch has waited too long.
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(timeout) = self.timeout else { return Poll::Pending };
         self.timer.get_or_insert_with(|| Box::pin(sleep(timeout))).as_mut().poll(cx)
-    }
-}
-
-impl<W, O> Drop for Writer<'_, W, O> {
-    fn drop(&mut self) {
-        let buffer = std::mem::take(&mut self.batch.bytes);
-        if buffer.capacity() != 0 {
-            scratch::give(buffer);
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::codec::Encoder;
 
 use super::{
     Observer,
-    write::{WriteEnd, write_loop},
+    write::{WriteEnd, Writer},
 };
 use crate::outbox::{AnyOutbox, Outbox, PushError};
 
@@ -138,10 +138,10 @@ proptest! {
             let outbox = Arc::new(Outbox::new(TestEncoder, DEPTH, 8 * 1024));
             let taken = Arc::new(Mutex::new(Vec::new()));
             let sent = Sent::default();
-            let mut sink = Sink { script, next: 0, taken: Arc::clone(&taken) };
+            let sink = Sink { script, next: 0, taken: Arc::clone(&taken) };
             let (queue, observer) = (Arc::clone(&outbox), sent.clone());
             let writer = tokio::spawn(async move {
-                let end = write_loop(&mut sink, queue, Some(Duration::from_secs(60)), observer).await;
+                let (end, _) = Writer::new(sink, queue, Some(Duration::from_secs(60)), observer).run().await;
                 if let WriteEnd::Failed(failed) = end {
                     failed.report();
                     return false;
@@ -206,25 +206,25 @@ proptest! {
 fn a_writer_that_has_to_wait_fails_after_its_timeout_and_not_for_want_of_budget() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let (mut near, far) = tokio::io::duplex(64);
+        let (near, far) = tokio::io::duplex(64);
         let outbox = Arc::new(Outbox::new(TestEncoder, DEPTH, 8 * 1024));
         outbox.push(Message::Bytes(vec![1; 64]), None).unwrap();
         outbox.push(Message::Bytes(vec![1; 64]), None).unwrap();
         let queue = Arc::clone(&outbox);
-        let end = write_loop(&mut near, queue, Some(Duration::ZERO), Sent::default()).await;
+        let (end, _) = Writer::new(near, queue, Some(Duration::ZERO), Sent::default()).run().await;
         assert!(matches!(end, WriteEnd::Failed(failed) if failed.is_timeout));
         drop(far);
 
         // A stream that always takes a byte uses up the budget of a turn, and is no reason for a timeout.
         let taken = Arc::default();
-        let mut sink = Sink { script: vec![Step::Take(1)], next: 0, taken: Arc::clone(&taken) };
+        let sink = Sink { script: vec![Step::Take(1)], next: 0, taken: Arc::clone(&taken) };
         let outbox = Arc::new(Outbox::new(TestEncoder, DEPTH, 8 * 1024));
         outbox.push(Message::Bytes(vec![1; 10_000]), None).unwrap();
         outbox.finish();
         while tokio::task::coop::has_budget_remaining() {
             tokio::task::coop::consume_budget().await;
         }
-        let end = write_loop(&mut sink, outbox, Some(Duration::ZERO), Sent::default()).await;
+        let (end, _) = Writer::new(sink, outbox, Some(Duration::ZERO), Sent::default()).run().await;
         assert!(matches!(end, WriteEnd::Finished));
         assert_eq!(taken.lock().unwrap().len(), 10_000);
     });
@@ -235,11 +235,9 @@ fn a_burst_from_idle_takes_exactly_the_depth_and_a_streaming_connection_a_batch_
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         let outbox = Arc::new(Outbox::new(TestEncoder, DEPTH, 8 * 1024));
-        let (mut near, _far) = tokio::io::duplex(16);
+        let (near, _far) = tokio::io::duplex(16);
         let queue = Arc::clone(&outbox);
-        let writer = tokio::spawn(async move {
-            matches!(write_loop(&mut near, queue, None, Sent::default()).await, WriteEnd::Finished)
-        });
+        let writer = tokio::spawn(Writer::new(near, queue, None, Sent::default()).run());
         let push = || outbox.push(Message::Bytes(vec![0; 100]), None);
         tokio::task::yield_now().await;
         for _ in 0..DEPTH {

@@ -1,4 +1,6 @@
 //! The tasks of a live connection, and its end.
+//!
+//! What a task needs only at its end is boxed then, so that a connection does not carry it all its life.
 
 use std::{
     net::SocketAddr,
@@ -42,7 +44,7 @@ pub(super) async fn read_to_end(reading: BoxFuture<'static, ReadEnd>, link: EndO
         if matches!(reason, ReadEnd::Idle) {
             link.kernel.heuristics.idle_timeouts.increment();
         }
-        tear_down(&link.kernel, claim, None).await;
+        Box::pin(tear_down(&link.kernel, claim, None)).await;
     }
 }
 
@@ -55,7 +57,7 @@ pub(super) async fn write_to_end(
     let presence = WriterPresence(Arc::clone(&outbox));
     // The loop owns the stream, which may be a wrapped one: user code.
     let failed = match caught(move || writing).await {
-        Ok((WriteEnd::Finished, half)) => return say_farewell(half, farewell_time).await,
+        Ok((WriteEnd::Finished, half)) => return Box::pin(say_farewell(half, farewell_time)).await,
         Ok((WriteEnd::Failed(failed), half)) => {
             dispose(half);
             failed
@@ -73,7 +75,7 @@ pub(super) async fn write_to_end(
         if failed.is_timeout {
             link.kernel.heuristics.write_timeouts.increment();
         }
-        tear_down(&link.kernel, claim, Some(failed)).await;
+        Box::pin(tear_down(&link.kernel, claim, Some(failed))).await;
     } else {
         failed.report();
         outbox.abandon();
@@ -85,7 +87,7 @@ pub(super) async fn run_on_connect(hook: Arc<dyn OnConnectHook>, link: EndOfLink
     if let Err(panicked) = caught(move || hook.on_connect(addr)).await {
         report_panic("on_connect", &link.info, &panicked);
         if let Some(claim) = link.claim() {
-            tear_down(&link.kernel, claim, None).await;
+            Box::pin(tear_down(&link.kernel, claim, None)).await;
         }
     }
 }

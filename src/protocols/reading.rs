@@ -9,7 +9,7 @@ use crate::{
     Pea2Pea,
     connections::ConnectionSide,
     framing::{
-        read::{ReadSettings, read_loop},
+        read::{ReadSettings, Reader},
         scratch,
     },
     hooks::{ReadingHook, RunReader},
@@ -113,10 +113,11 @@ impl<T: Reading + Clone + Send + Sync + 'static> ReadingHook for Adapter<T> {
         let decoder = self.0.codec(addr, own_side);
         let user = self.0.clone();
         Box::new(move |half| {
+            let info = meter.info().clone();
+            let mut reader = Reader::new(half, decoder, settings, meter);
             Box::pin(async move {
-                let info = meter.info().clone();
                 let process = |message| user.process_message(addr, message);
-                read_loop(half, decoder, settings, meter, || info.has_ended(), process).await
+                reader.run(|| info.has_ended(), process).await
             })
         })
     }

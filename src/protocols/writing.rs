@@ -10,7 +10,7 @@ use super::MIN_BUFFER_SIZE;
 use crate::{
     Pea2Pea,
     connections::ConnectionSide,
-    framing::{scratch, write::write_loop},
+    framing::{scratch, write::Writer},
     hooks::{PreparedWriter, WritingHook},
     meter::Meter,
     outbox::Outbox,
@@ -142,12 +142,7 @@ impl<T: Writing + Clone + Send + Sync + 'static> WritingHook for Adapter<T> {
         let outbox = Arc::new(Outbox::<T::Message>::new(encoder, T::MESSAGE_QUEUE_DEPTH, flush_at));
         let timeout = bound(T::TIMEOUT_MS);
         let queue = Arc::clone(&outbox);
-        let run = Box::new(move |mut half| {
-            Box::pin(async move {
-                let end = write_loop(&mut half, queue, timeout, meter).await;
-                (end, half)
-            }) as _
-        });
+        let run = Box::new(move |half| Box::pin(Writer::new(half, queue, timeout, meter).run()) as _);
         PreparedWriter { outbox, run, timeout }
     }
 }

@@ -4,7 +4,13 @@
 
 use std::{
     any::Any,
-    fmt, io,
+    fmt,
+    io::{
+        self,
+        ErrorKind::{BrokenPipe, ConnectionReset},
+        Read,
+    },
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -13,13 +19,13 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{
-        TcpStream,
+        TcpSocket, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     time::timeout,
 };
 
-use crate::{framing::scratch, task::caught};
+use crate::task::caught;
 
 /// The most input that a graceful end discards before it closes the socket.
 const MAX_DISCARDED: usize = 1024 * 1024;
@@ -117,16 +123,44 @@ impl WriteHalf {
     /// Never waits. A wrapped stream is out of reach here: its own shutdown is all it gets.
     fn discard_input(&self) {
         let Self::Tcp(half) = self else { return };
-        let mut buffer = scratch::take();
+        // The runtime's readiness may lag behind what has arrived, so the socket itself is asked.
+        let Some(mut socket) = duplicate(half.as_ref()) else { return };
+        let mut buffer = [0; 8 * 1024];
         let mut discarded = 0;
         while discarded < MAX_DISCARDED {
-            buffer.clear();
-            match half.as_ref().try_read_buf(&mut buffer) {
+            match socket.read(&mut buffer) {
                 Ok(0) | Err(_) => break,
                 Ok(count) => discarded += count,
             }
         }
-        scratch::give(buffer);
+    }
+}
+
+/// Another handle of the same socket, outside of the runtime; it does not block. `None` if the process has no more file
+/// descriptors.
+#[cfg(unix)]
+fn duplicate(socket: &impl std::os::fd::AsFd) -> Option<std::net::TcpStream> {
+    socket.as_fd().try_clone_to_owned().ok().map(Into::into)
+}
+
+/// Another handle of the same socket, outside of the runtime; it does not block.
+#[cfg(windows)]
+fn duplicate(socket: &impl std::os::windows::io::AsSocket) -> Option<std::net::TcpStream> {
+    socket.as_socket().try_clone_to_owned().ok().map(Into::into)
+}
+
+/// Connects; once TCP is connected, the peer may close or reset the connection as fast as it likes.
+pub(crate) async fn connect(addr: SocketAddr, socket: Option<TcpSocket>) -> io::Result<TcpStream> {
+    let socket = match socket {
+        Some(socket) => socket,
+        None if addr.is_ipv4() => TcpSocket::new_v4()?,
+        None => TcpSocket::new_v6()?,
+    };
+    let spare = duplicate(&socket);
+    match (socket.connect(addr).await, spare) {
+        // A reset that overtakes the runtime's look at the socket; an unanswered dial would be refused, not reset.
+        (Err(error), Some(spare)) if matches!(error.kind(), ConnectionReset | BrokenPipe) => TcpStream::from_std(spare),
+        (result, _) => result,
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     registry::{Refusal, Reservation},
     scope::{Scope, Scoped},
     task::{bound, catch, caught, wait_until, within},
+    transport,
 };
 
 /// Dials an address and sets the connection up.
@@ -50,14 +51,8 @@ pub(crate) async fn dial(kernel: &Arc<Kernel>, addr: SocketAddr, socket: Option<
 }
 
 async fn dial_tcp(kernel: &Kernel, addr: SocketAddr, socket: Option<TcpSocket>) -> io::Result<TcpStream> {
-    let connecting = async {
-        match socket {
-            Some(socket) => socket.connect(addr).await,
-            None => TcpStream::connect(addr).await,
-        }
-    };
     let limit_ms = kernel.config.connection_timeout_ms;
-    let stream = timeout(Duration::from_millis(limit_ms.into()), connecting)
+    let stream = timeout(Duration::from_millis(limit_ms.into()), transport::connect(addr, socket))
         .await
         .map_err(|_| error::dial_timeout(addr, limit_ms))??;
     // Once TCP is connected, no failing socket call is the dial's failure any more: the peer may be gone already.

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::task::Panicked;
+use crate::task::{Panicked, catch};
 
 /// The payload of the errors that calls return because their node is shutting down, or has shut down.
 ///
@@ -135,9 +135,14 @@ pub(crate) fn writer_panicked(panicked: &Panicked) -> io::Error {
     io::Error::other(format!("the encoder or the stream panicked: {}", panicked.0))
 }
 
+/// The text of an error that may be the user's own, and whose `Display` may panic.
+pub(crate) fn describe(error: &io::Error) -> String {
+    catch(|| error.to_string()).unwrap_or_else(|panicked| format!("(an error that cannot be shown: {})", panicked.0))
+}
+
 /// Makes a second error that says the same, for another receipt of the same batch.
 pub(crate) fn duplicate(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(|| new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+    error.raw_os_error().map_or_else(|| new(error.kind(), describe(error)), io::Error::from_raw_os_error)
 }
 
 // --- sending ---

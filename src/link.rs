@@ -91,6 +91,7 @@ impl Link {
         }
         let unused = self.unused.lock().write.take();
         if let Some(half) = unused {
+            self.info.set_ended();
             say_farewell(half, self.flush_time).await;
         }
     }

@@ -28,13 +28,13 @@ impl Meter {
     pub(crate) fn new(node: Arc<Stats>, info: ConnectionInfo) -> Self {
         Self { node, info, warned: Cell::new(None), dropped: Cell::new(0) }
     }
-
-    pub(crate) fn info(&self) -> &ConnectionInfo {
-        &self.info
-    }
 }
 
 impl Observer for Meter {
+    fn has_ended(&self) -> bool {
+        self.info.has_ended()
+    }
+
     fn received(&self, messages: usize, bytes: usize) {
         self.info.stats().register_received_messages(messages, bytes);
         self.node.register_received_messages(messages, bytes);

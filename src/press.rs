@@ -17,6 +17,9 @@ use crate::{
 /// The most bytes at which another message may still begin in a batch.
 const MAX_BATCH: usize = 256 * 1024;
 
+/// About the memory that a receipt takes until it is resolved.
+const RECEIPT_WEIGHT: usize = 64;
+
 /// Where the fate of a message is reported.
 pub(crate) type Receipt = oneshot::Sender<io::Result<()>>;
 
@@ -39,6 +42,8 @@ pub(crate) struct Batch {
     pub(crate) bytes: BytesMut,
     /// How many messages are in it.
     pub(crate) messages: usize,
+    /// What it counts for against the limit: its bytes, and something for messages that have none and for receipts.
+    weight: usize,
     /// The receipts of its messages that have one.
     receipts: Vec<Receipt>,
     /// What went wrong with the encoding of one of its messages; none of them is written then.
@@ -66,6 +71,7 @@ impl Batch {
             let _nobody_waits = receipt.send(Ok(()));
         }
         self.messages = 0;
+        self.weight = 0;
         self.bytes.clear();
     }
 
@@ -79,7 +85,7 @@ impl Batch {
 
 /// An encoder without its type: encodes a queue at a time, so that the inner loop is dispatched statically.
 trait EncodeQueue<M>: Send {
-    /// Encodes until the queue is empty or the batch has `limit` bytes; keeps the size of the last message.
+    /// Encodes until the queue is empty or the batch weighs `limit`; keeps the size of the last message.
     fn encode_queue(
         &mut self,
         queue: &mut VecDeque<Item<M>>,
@@ -97,15 +103,19 @@ impl<M, E: Encoder<M, Error = io::Error> + Send> EncodeQueue<M> for E {
         last_size: &mut usize,
         limit: usize,
     ) -> io::Result<()> {
-        let mut boundary = batch.bytes.len();
-        while boundary < limit {
+        while batch.weight < limit {
             let Some(Item { message, receipt }) = queue.pop_front() else { break };
-            batch.receipts.extend(receipt);
+            batch.weight += 1;
+            if let Some(receipt) = receipt {
+                batch.receipts.push(receipt);
+                batch.weight += RECEIPT_WEIGHT;
+            }
+            let before = batch.bytes.len();
             self.encode(message, &mut batch.bytes)?;
             batch.messages += 1;
             // An encoder may do as it likes with the buffer.
-            *last_size = batch.bytes.len().saturating_sub(boundary);
-            boundary = batch.bytes.len();
+            *last_size = batch.bytes.len().saturating_sub(before);
+            batch.weight += *last_size;
         }
         Ok(())
     }
@@ -140,7 +150,7 @@ impl<M> Press<M> {
 
     /// Whether the waiting batch has room for another message.
     pub(crate) fn has_room(&self) -> bool {
-        self.batch.failure.is_none() && self.batch.bytes.len() < self.limit()
+        self.batch.failure.is_none() && self.batch.weight < self.limit()
     }
 
     /// Encodes what was swapped out until the batch is full, as a sender does.
@@ -172,7 +182,7 @@ impl<M> Press<M> {
         }
         if self.batch.bytes.capacity() == 0 {
             self.batch.bytes = if self.last_size * 2 < scratch::CAPACITY {
-                scratch::take_sized(self.flush_at.min(scratch::CAPACITY))
+                scratch::take_for_writing(self.flush_at.min(scratch::CAPACITY))
             } else {
                 BytesMut::with_capacity(limit + self.last_size)
             };

@@ -107,7 +107,7 @@ pub(crate) enum WriteHalf {
 
 /// Ends a stream so that the peer gets all that was written, as far as it takes it in time: first shuts the write side,
 /// then discards what already lies in the receive buffer. Closing a socket with unread input resets it, and the peer would
-/// lose what it has not read yet.
+/// lose what it has not read yet. The reader must have been told before that nothing it reads counts any more.
 ///
 /// The connection ends either way, so nothing that goes wrong here matters to anybody.
 pub(crate) async fn say_farewell(mut half: WriteHalf, bound: Duration) {

@@ -6,8 +6,11 @@ pub(crate) mod read;
 pub(crate) mod scratch;
 pub(crate) mod write;
 
-/// Told what passes through the loops; each method is called once for many messages.
+/// Told what passes through the loops, once for many messages, and asked whether to go on.
 pub(crate) trait Observer: Send {
+    /// Whether the connection is at its end: from then on the input may have gaps, and nothing of it is used.
+    fn has_ended(&self) -> bool;
+
     /// Complete messages were decoded, none of which has been processed yet.
     fn received(&self, messages: usize, bytes: usize);
 

@@ -151,15 +151,11 @@ where
     ///
     /// # Cancel safety
     /// Dropping it drops the pending `process`; the messages not processed yet go with the reader.
-    pub(crate) async fn run<F: Future<Output = ()>>(
-        &mut self,
-        has_ended: impl Fn() -> bool,
-        mut process: impl FnMut(D::Item) -> F,
-    ) -> ReadEnd {
+    pub(crate) async fn run<F: Future<Output = ()>>(&mut self, mut process: impl FnMut(D::Item) -> F) -> ReadEnd {
         let mut timer = pin!(None::<Sleep>);
         let mut processed = 0_u32;
         loop {
-            if has_ended() {
+            if self.observer.has_ended() {
                 return ReadEnd::Stopped;
             }
             let Some(message) = self.queue.pop_front() else {
@@ -232,6 +228,8 @@ where
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.prepare_buffer();
         match ready!(poll_read_buf(Pin::new(&mut self.half), cx, &mut self.buffer)) {
+            // Asked after the read: the end of a connection discards input only when it has said that it is the end.
+            Ok(_) if self.observer.has_ended() => self.end = Some(ReadEnd::Stopped),
             Ok(0) => self.eof = true,
             Ok(_) => self.stalls = 0,
             Err(error) => self.end = Some(ReadEnd::Failed(error)),
@@ -249,11 +247,12 @@ where
             return;
         }
         let wanted = if held < size / 2 { size - held } else { size };
-        if self.buffer.try_reclaim(wanted) {
+        // Where others have a part of the buffer, it is used up to its end.
+        if self.buffer.try_reclaim(wanted) || spare >= scratch::MIN_ROOM {
             return;
         }
         if held <= SMALL_REMAINDER {
-            let remainder = std::mem::replace(&mut self.buffer, scratch::take_sized(size));
+            let remainder = std::mem::replace(&mut self.buffer, scratch::take_for_reading(size));
             self.buffer.extend_from_slice(&remainder);
         } else {
             self.buffer.reserve(wanted);

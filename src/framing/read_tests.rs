@@ -132,6 +132,10 @@ impl Decoder for Recorder {
 struct Counts(std::sync::Arc<std::sync::Mutex<(usize, usize, usize)>>);
 
 impl Observer for Counts {
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     fn received(&self, messages: usize, bytes: usize) {
         let mut counts = self.0.lock().unwrap();
         counts.0 += messages;
@@ -170,7 +174,7 @@ fn read_all(
             }
         }
     };
-    let end = run(reader.run(|| false, process));
+    let end = run(reader.run(process));
     let counts = *counts.0.lock().unwrap();
     (processed.into_inner(), end, counts)
 }

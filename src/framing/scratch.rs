@@ -1,35 +1,74 @@
 //! One spare buffer per thread, so that a connection needs none while it holds no bytes.
+//!
+//! A message may keep a part of the buffer that it was decoded from. The rest stays the spare one, so that small messages
+//! that arrive one by one, on whatever connections, share a buffer instead of keeping one each.
 
 use std::cell::Cell;
 
 use bytes::BytesMut;
 
-/// What a buffer holds when it is taken: the default `INITIAL_BUFFER_SIZE` of both directions.
+/// The capacity of a spare buffer: the default `INITIAL_BUFFER_SIZE` of both directions.
 pub(crate) const CAPACITY: usize = 64 * 1024;
+
+/// The least room for which the rest of a buffer is worth keeping.
+pub(crate) const MIN_ROOM: usize = 4 * 1024;
 
 thread_local! {
     static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
+    /// Where the buffer begins that was last made here, to tell it from others, which may be parts of something larger.
+    static BASE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Returns an empty buffer with a capacity of [`CAPACITY`].
-pub(crate) fn take() -> BytesMut {
-    // The thread-local is out of reach only while the thread itself ends.
-    let spare = SPARE.try_with(Cell::take).ok().flatten();
-    spare.unwrap_or_else(|| BytesMut::with_capacity(CAPACITY))
+/// Returns an empty buffer with room for a read: of the given size, or, if that is the usual one, what is left of the
+/// spare buffer.
+pub(crate) fn take_for_reading(size: usize) -> BytesMut {
+    if size == CAPACITY { take_spare().unwrap_or_else(fresh) } else { BytesMut::with_capacity(size) }
 }
 
-/// Returns an empty buffer of the given capacity: the spare one if that is the usual size.
-pub(crate) fn take_sized(capacity: usize) -> BytesMut {
-    if capacity == CAPACITY { take() } else { BytesMut::with_capacity(capacity) }
+/// Returns an empty buffer of the given size: the spare one if that is the usual one and nobody has a part of it.
+pub(crate) fn take_for_writing(size: usize) -> BytesMut {
+    if size != CAPACITY {
+        return BytesMut::with_capacity(size);
+    }
+    match take_spare() {
+        Some(whole) if whole.capacity() == CAPACITY => whole,
+        Some(part) => {
+            give(part);
+            fresh()
+        }
+        None => fresh(),
+    }
 }
 
-/// Keeps the buffer as the thread's spare one if it is of the usual size and nobody holds a part of it; else frees it.
+/// Takes a buffer back: keeps it, or what is left of it, as the thread's spare one if it is of the usual size.
 pub(crate) fn give(mut buffer: BytesMut) {
     buffer.clear();
     // The first call finds buffers that grew, even where a consumed front hides it.
-    if !buffer.try_reclaim(CAPACITY + 1) && buffer.try_reclaim(CAPACITY) {
-        let _gone_with_the_thread = SPARE.try_with(|spare| spare.set(Some(buffer)));
+    if buffer.try_reclaim(CAPACITY + 1) {
+        return;
     }
+    let is_whole = buffer.try_reclaim(CAPACITY);
+    let offset = buffer.as_ptr().addr().wrapping_sub(BASE.get());
+    if is_whole {
+        BASE.set(buffer.as_ptr().addr());
+    } else if offset >= CAPACITY || buffer.capacity() < MIN_ROOM {
+        return;
+    }
+    // The thread-local is out of reach only while the thread itself ends.
+    let _gone_with_the_thread = SPARE.try_with(|spare| spare.set(Some(buffer)));
+}
+
+fn take_spare() -> Option<BytesMut> {
+    let mut spare = SPARE.try_with(Cell::take).ok().flatten()?;
+    // All of it, if the messages that had parts of it are gone.
+    let _whole_or_what_is_left = spare.try_reclaim(CAPACITY);
+    Some(spare)
+}
+
+fn fresh() -> BytesMut {
+    let buffer = BytesMut::with_capacity(CAPACITY);
+    BASE.set(buffer.as_ptr().addr());
+    buffer
 }
 
 #[cfg(test)]
@@ -37,25 +76,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_comes_back_whole_unless_it_grew_or_is_shared() {
-        let mut buffer = take();
+    fn a_buffer_comes_back_whole_when_nobody_has_a_part_of_it() {
+        let mut buffer = take_for_reading(CAPACITY);
         buffer.extend_from_slice(b"hello");
-        let shared = buffer.split_to(2).freeze();
-        give(buffer);
-        assert!(SPARE.take().is_none(), "a part of it is still held");
-        drop(shared);
-
-        let mut buffer = take();
-        buffer.extend_from_slice(b"hello");
-        drop(buffer.split_to(2));
+        drop(buffer.split_to(5));
         give(buffer);
         assert_eq!(SPARE.take().map(|spare| spare.capacity()), Some(CAPACITY));
+    }
 
-        let mut buffer = take();
+    #[test]
+    fn what_messages_leave_of_a_buffer_is_used_on() {
+        let mut messages = Vec::new();
+        for _ in 0..1_000 {
+            let mut buffer = take_for_reading(CAPACITY);
+            buffer.extend_from_slice(b"hello");
+            messages.push(buffer.split_to(5));
+            give(buffer);
+        }
+        let (first, last) = (messages[0].as_ptr().addr(), messages[999].as_ptr().addr());
+        assert_eq!(last - first, 999 * 5, "one buffer serves them all");
+        assert!(take_for_writing(CAPACITY).capacity() == CAPACITY, "a batch gets a whole one");
+        drop(messages);
+        assert_eq!(take_for_reading(CAPACITY).capacity(), CAPACITY, "and it is whole again");
+    }
+
+    #[test]
+    fn a_buffer_that_grew_or_is_not_ours_is_not_kept() {
+        let mut buffer = take_for_reading(CAPACITY);
         buffer.reserve(CAPACITY * 4);
         buffer.extend_from_slice(&[0; CAPACITY * 3]);
         drop(buffer.split_to(CAPACITY * 3));
         give(buffer);
         assert!(SPARE.take().is_none(), "it grew");
+
+        let mut foreign = BytesMut::with_capacity(CAPACITY * 16);
+        foreign.resize(CAPACITY * 15 + 100, 0);
+        let kept = foreign.split_to(CAPACITY * 15 + 100);
+        assert!(foreign.capacity() < CAPACITY);
+        give(foreign);
+        assert!(SPARE.take().is_none(), "a part of something larger");
+        drop(kept);
     }
 }

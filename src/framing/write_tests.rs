@@ -95,6 +95,10 @@ impl Encoder<Message> for TestEncoder {
 struct Sent(Arc<Mutex<(usize, usize)>>);
 
 impl Observer for Sent {
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     fn received(&self, _: usize, _: usize) {}
 
     fn dropped(&self, _: usize) {}

@@ -15,6 +15,7 @@ use tracing::debug;
 use super::{MAX_STOP_TIME, report_panic};
 use crate::{
     connection::{ConnectionInfo, DisconnectOrigin},
+    error::describe,
     framing::{
         read::ReadEnd,
         write::{FailedWrite, WriteEnd, WriterPresence},
@@ -35,7 +36,7 @@ pub(super) async fn read_to_end(reading: BoxFuture<'static, ReadEnd>, link: EndO
     match &reason {
         ReadEnd::Stopped => return,
         ReadEnd::Eof => debug!(parent: link.info.span(), "the peer closed the connection"),
-        ReadEnd::Failed(error) => debug!(parent: link.info.span(), %error, "could not read"),
+        ReadEnd::Failed(error) => debug!(parent: link.info.span(), error = describe(error), "could not read"),
         ReadEnd::Idle => debug!(parent: link.info.span(), "no message within Reading::IDLE_TIMEOUT_MS"),
         ReadEnd::DecoderPanicked(panicked) => _ = report_panic("Reading::Codec", &link.info, panicked),
         ReadEnd::ProcessPanicked(panicked) => _ = report_panic("process_message", &link.info, panicked),
@@ -57,7 +58,10 @@ pub(super) async fn write_to_end(
     let presence = WriterPresence(Arc::clone(&outbox));
     // The loop owns the stream, which may be a wrapped one: user code.
     let failed = match caught(move || writing).await {
-        Ok((WriteEnd::Finished, half)) => return Box::pin(say_farewell(half, farewell_time)).await,
+        Ok((WriteEnd::Finished, half)) => {
+            link.info.set_ended();
+            return Box::pin(say_farewell(half, farewell_time)).await;
+        }
         Ok((WriteEnd::Failed(failed), half)) => {
             dispose(half);
             failed
@@ -66,7 +70,7 @@ pub(super) async fn write_to_end(
     };
     match &failed.panicked {
         Some(panicked) => _ = report_panic("Writing::Codec", &link.info, panicked),
-        None => debug!(parent: link.info.span(), error = %failed.error, "could not write"),
+        None => debug!(parent: link.info.span(), error = describe(&failed.error), "could not write"),
     }
     // From here on a send is refused, whoever ends the connection, and nobody need wait for this writer.
     outbox.finish();

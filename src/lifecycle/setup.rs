@@ -45,7 +45,7 @@ pub(crate) async fn dial(kernel: &Arc<Kernel>, addr: SocketAddr, socket: Option<
     };
     let result = until_closed(kernel, setup).await;
     if let Err(error) = &result {
-        debug!(parent: &kernel.span, %addr, %error, "could not connect");
+        debug!(parent: &kernel.span, %addr, error = error::describe(error), "could not connect");
     }
     result
 }
@@ -80,7 +80,7 @@ pub(crate) fn accept(kernel: &Arc<Kernel>, stream: TcpStream, addr: SocketAddr, 
         let _permit = permit;
         let setup = set_up(&own, reservation, stream, ConnectionSide::Initiator);
         if let Err(error) = until_closed(&own, setup).await {
-            debug!(parent: &own.span, %addr, %error, "could not set an accepted connection up");
+            debug!(parent: &own.span, %addr, error = error::describe(&error), "could not set an accepted connection up");
         }
     };
     spawn_counted(kernel, None, Box::pin(setup));

@@ -113,11 +113,10 @@ impl<T: Reading + Clone + Send + Sync + 'static> ReadingHook for Adapter<T> {
         let decoder = self.0.codec(addr, own_side);
         let user = self.0.clone();
         Box::new(move |half| {
-            let info = meter.info().clone();
             let mut reader = Reader::new(half, decoder, settings, meter);
             Box::pin(async move {
                 let process = |message| user.process_message(addr, message);
-                reader.run(|| info.has_ended(), process).await
+                reader.run(process).await
             })
         })
     }

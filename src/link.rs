@@ -43,6 +43,8 @@ pub(crate) struct Link {
     info: ConnectionInfo,
     /// `None` if the connection was set up without Writing.
     outbox: Option<Arc<dyn AnyOutbox>>,
+    /// Whether the writer has to wait for the stream even when all is written: a wrapped one has its own farewell to send.
+    is_wrapped: bool,
     /// The most time that a flush may take.
     flush_time: Duration,
     unused: Mutex<UnusedHalves>,
@@ -55,11 +57,12 @@ impl Link {
     pub(crate) fn new(
         info: ConnectionInfo,
         outbox: Option<Arc<dyn AnyOutbox>>,
+        is_wrapped: bool,
         write_timeout: Option<Duration>,
         unused: UnusedHalves,
     ) -> Self {
         let flush_time = write_timeout.map_or(MAX_FLUSH_TIME, |timeout| timeout.min(MAX_FLUSH_TIME));
-        Self { info, outbox, flush_time, unused: Mutex::new(unused), tasks: OnceLock::new() }
+        Self { info, outbox, is_wrapped, flush_time, unused: Mutex::new(unused), tasks: OnceLock::new() }
     }
 
     pub(crate) fn info(&self) -> &ConnectionInfo {
@@ -83,8 +86,9 @@ impl Link {
     /// time.
     pub(crate) async fn flush(&self) {
         if let Some(outbox) = &self.outbox {
-            // With everything written already, the writer's farewell needs nobody to wait for it.
-            if !outbox.finish() {
+            let is_flushed = outbox.finish();
+            // With everything written to a socket, the writer's farewell needs nobody to wait for it.
+            if !is_flushed || self.is_wrapped {
                 self.info.tasks().wait_for(|| outbox.is_writer_gone(), self.flush_time).await;
             }
             return;
@@ -100,12 +104,15 @@ impl Link {
     pub(crate) fn stop(&self) {
         self.info.set_ended();
         let is_flushed = self.outbox.as_ref().is_none_or(|outbox| outbox.abandon());
+        // A wrapped stream is user code. Whoever else still refers to the link must not keep the socket open.
+        let unused = std::mem::take(&mut *self.unused.lock());
+        dispose(unused);
         let Some(LinkTasks { reader, writer, on_connect }) = self.tasks.get() else { return };
         for task in [reader, on_connect].into_iter().flatten() {
             task.abort();
         }
-        // A writer with nothing left to write ends by itself, in bounded time, after its farewell to the peer.
-        if let (Some(writer), false) = (writer, is_flushed) {
+        // A writer with nothing left to write to a socket ends by itself, at once, after its farewell to the peer.
+        if let (Some(writer), true) = (writer, !is_flushed || self.is_wrapped) {
             writer.abort();
         }
     }
@@ -114,8 +121,6 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.stop();
-        // A wrapped stream is user code.
-        dispose(std::mem::take(self.unused.get_mut()));
     }
 }
 

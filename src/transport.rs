@@ -5,6 +5,7 @@
 use std::{
     any::Any,
     fmt,
+    future::poll_fn,
     io::{
         self,
         ErrorKind::{BrokenPipe, ConnectionReset},
@@ -12,10 +13,12 @@ use std::{
     },
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{
@@ -35,7 +38,10 @@ pub(crate) trait WrappedStream: AsyncRead + AsyncWrite + Send + Sync {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync> WrappedStream for T {}
 
-pub(crate) type BoxedStream = Pin<Box<dyn WrappedStream>>;
+type BoxedStream = Pin<Box<dyn WrappedStream>>;
+
+/// A wrapped stream cannot be split; its halves take turns.
+type SharedStream = Arc<Mutex<BoxedStream>>;
 
 /// The stream of a connection during its setup.
 pub(crate) enum Transport {
@@ -66,8 +72,8 @@ impl Transport {
                 Some((ReadHalf::Tcp(read), WriteHalf::Tcp(write)))
             }
             Self::Wrapped(stream) => {
-                let (read, write) = tokio::io::split(stream);
-                Some((ReadHalf::Wrapped(read), WriteHalf::Wrapped(write)))
+                let stream = Arc::new(Mutex::new(stream));
+                Some((ReadHalf::Wrapped(Arc::clone(&stream)), WriteHalf::Wrapped(stream)))
             }
             Self::Taken => None,
         }
@@ -87,14 +93,14 @@ impl fmt::Debug for Transport {
 /// The receiving half of a live connection's stream.
 pub(crate) enum ReadHalf {
     Tcp(OwnedReadHalf),
-    Wrapped(tokio::io::ReadHalf<BoxedStream>),
+    Wrapped(SharedStream),
 }
 
 impl AsyncRead for ReadHalf {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
-            Self::Wrapped(half) => Pin::new(half).poll_read(cx, buf),
+            Self::Wrapped(stream) => stream.lock().as_mut().poll_read(cx, buf),
         }
     }
 }
@@ -102,7 +108,7 @@ impl AsyncRead for ReadHalf {
 /// The sending half of a live connection's stream.
 pub(crate) enum WriteHalf {
     Tcp(OwnedWriteHalf),
-    Wrapped(tokio::io::WriteHalf<BoxedStream>),
+    Wrapped(SharedStream),
 }
 
 /// Ends a stream so that the peer gets all that was written, as far as it takes it in time: first shuts the write side,
@@ -113,25 +119,53 @@ pub(crate) enum WriteHalf {
 pub(crate) async fn say_farewell(mut half: WriteHalf, bound: Duration) {
     let farewell = async move {
         if half.shutdown().await.is_ok() {
-            half.discard_input();
+            half.discard_input().await;
         }
     };
     let _whatever_came_of_it = caught(|| timeout(bound, farewell)).await;
 }
 
 impl WriteHalf {
-    /// Never waits. A wrapped stream is out of reach here: its own shutdown is all it gets.
-    fn discard_input(&self) {
-        let Self::Tcp(half) = self else { return };
-        // The runtime's readiness may lag behind what has arrived, so the socket itself is asked.
-        let Some(mut socket) = duplicate(half.as_ref()) else { return };
-        let mut buffer = [0; 8 * 1024];
-        let mut discarded = 0;
-        while discarded < MAX_DISCARDED {
-            match socket.read(&mut buffer) {
-                Ok(0) | Err(_) => break,
-                Ok(count) => discarded += count,
+    pub(crate) fn is_wrapped(&self) -> bool {
+        matches!(self, Self::Wrapped(_))
+    }
+
+    /// Never waits.
+    async fn discard_input(&self) {
+        match self {
+            Self::Tcp(half) => discard_from_socket(half.as_ref()),
+            Self::Wrapped(stream) => {
+                poll_fn(|cx| {
+                    discard_from_wrapped(stream.lock().as_mut(), cx);
+                    Poll::Ready(())
+                })
+                .await;
             }
+        }
+    }
+}
+
+/// The runtime's readiness may lag behind what has arrived, so the socket itself is asked.
+fn discard_from_socket(socket: &TcpStream) {
+    let Some(mut socket) = duplicate(socket) else { return };
+    let mut buffer = [0; 8 * 1024];
+    let mut discarded = 0;
+    while discarded < MAX_DISCARDED {
+        match socket.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => discarded += count,
+        }
+    }
+}
+
+fn discard_from_wrapped(mut stream: Pin<&mut dyn WrappedStream>, cx: &mut Context<'_>) {
+    let mut buffer = [0; 8 * 1024];
+    let mut discarded = 0;
+    while discarded < MAX_DISCARDED {
+        let mut piece = ReadBuf::new(&mut buffer);
+        match stream.as_mut().poll_read(cx, &mut piece) {
+            Poll::Ready(Ok(())) if !piece.filled().is_empty() => discarded += piece.filled().len(),
+            _ => return,
         }
     }
 }
@@ -168,21 +202,21 @@ impl AsyncWrite for WriteHalf {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_write(cx, buf),
-            Self::Wrapped(half) => Pin::new(half).poll_write(cx, buf),
+            Self::Wrapped(stream) => stream.lock().as_mut().poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_flush(cx),
-            Self::Wrapped(half) => Pin::new(half).poll_flush(cx),
+            Self::Wrapped(stream) => stream.lock().as_mut().poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_shutdown(cx),
-            Self::Wrapped(half) => Pin::new(half).poll_shutdown(cx),
+            Self::Wrapped(stream) => stream.lock().as_mut().poll_shutdown(cx),
         }
     }
 }

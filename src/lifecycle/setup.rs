@@ -24,7 +24,7 @@ use crate::{
     registry::{Refusal, Reservation},
     scope::{Scope, Scoped},
     task::{bound, catch, caught, wait_until, within},
-    transport,
+    transport::{self, WriteHalf},
 };
 
 /// Dials an address and sets the connection up.
@@ -163,15 +163,16 @@ fn go_live(
     let writer = hooks.writing.take().map(|hook| catch(|| hook.prepare(addr, own_side, meter())));
     let writer = writer.transpose().map_err(codec_panicked("Writing::codec"))?;
 
+    let is_wrapped = write.as_ref().is_some_and(WriteHalf::is_wrapped);
     let mut unused = UnusedHalves { read, write };
     let reader = reader.and_then(|run| unused.read.take().map(run));
     let (outbox, write_timeout, writer) = match writer {
         Some(PreparedWriter { outbox, run, timeout }) => (Some(outbox), timeout, unused.write.take().map(run)),
         None => (None, None, None),
     };
-    let link = Arc::new(Link::new(info.clone(), outbox.clone(), write_timeout, unused));
-    // Whoever ends the connection from here on waits for the tasks, also for those that are not spawned yet.
+    // Whoever ends the connection once it is listed waits for its tasks, also for those that are not spawned yet.
     let _starting = (kernel.tasks.present(), info.tasks().present());
+    let link = Arc::new(Link::new(info.clone(), outbox.clone(), is_wrapped, write_timeout, unused));
     reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
 
     let end =

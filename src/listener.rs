@@ -84,6 +84,7 @@ impl Listener {
     }
 
     fn toggle_at_once(&self, kernel: &Arc<Kernel>) -> io::Result<Toggled> {
+        let addr = kernel.config.listener_addr.ok_or_else(error::no_listener_addr)?;
         let mut latest = self.latest.lock();
         // A shutdown closes the registry before it stops the listener: it finds either this refusal or the new socket.
         if kernel.registry.is_closed() {
@@ -92,7 +93,7 @@ impl Listener {
         if let Some(open) = latest.as_ref().filter(|latest| !latest.is_closed()) {
             return Ok(Toggled::Stopping { open: Arc::clone(open), was_on: open.request_stop() });
         }
-        let socket = bind(&kernel.config)?;
+        let socket = bind(addr, &kernel.config)?;
         let addr = socket.local_addr()?;
         let accept_loop = Arc::new(AcceptLoop {
             addr,
@@ -149,8 +150,7 @@ impl AcceptLoop {
     }
 }
 
-fn bind(config: &Config) -> io::Result<TcpListener> {
-    let addr = config.listener_addr.ok_or_else(error::no_listener_addr)?;
+fn bind(addr: SocketAddr, config: &Config) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     if config.reuse_listener_port {

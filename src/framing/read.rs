@@ -354,7 +354,8 @@ where
 
     /// Tells, while `process` is pending, whether the connection ends without waiting for it any longer.
     fn poll_end_of_wait(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Option<Sleep>>) -> Option<ReadEnd> {
-        if matches!(self.end.as_ref()?, ReadEnd::Eof) {
+        // A full queue may keep the decoder from saying that the end has come.
+        if self.eof && matches!(self.end, None | Some(ReadEnd::Eof)) {
             if !self.draining {
                 self.draining = true;
                 timer.set(Some(sleep_until(Instant::now() + DRAIN_TIME)));
@@ -362,6 +363,7 @@ where
             if timer.as_pin_mut().is_some_and(|sleep| sleep.poll(cx).is_pending()) {
                 return None;
             }
+            return Some(ReadEnd::Eof);
         }
         self.end.take()
     }

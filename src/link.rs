@@ -3,11 +3,7 @@
 //! The registry owns it; removing it from there stops the connection's tasks. The tasks themselves own the halves of the
 //! stream and refer to the link weakly.
 
-use std::{
-    fmt,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
@@ -29,13 +25,15 @@ pub(crate) struct UnusedHalves {
     pub(crate) write: Option<WriteHalf>,
 }
 
-/// The tasks of a connection.
-#[derive(Debug)]
+/// The tasks of a connection. A handle keeps the memory of a task that has ended.
+#[derive(Debug, Default)]
 pub(crate) struct LinkTasks {
     pub(crate) reader: Option<AbortHandle>,
     pub(crate) writer: Option<AbortHandle>,
     /// Only if it may be aborted.
     pub(crate) on_connect: Option<AbortHandle>,
+    /// Whether `on_connect` has returned.
+    pub(crate) is_on_connect_done: bool,
 }
 
 /// A live connection.
@@ -48,8 +46,8 @@ pub(crate) struct Link {
     /// The most time that a flush may take.
     flush_time: Duration,
     unused: Mutex<UnusedHalves>,
-    /// Set at once after the link was established.
-    tasks: OnceLock<LinkTasks>,
+    /// Filled at once after the link was established.
+    tasks: Mutex<LinkTasks>,
 }
 
 impl Link {
@@ -62,7 +60,7 @@ impl Link {
         unused: UnusedHalves,
     ) -> Self {
         let flush_time = write_timeout.map_or(MAX_FLUSH_TIME, |timeout| timeout.min(MAX_FLUSH_TIME));
-        Self { info, outbox, is_wrapped, flush_time, unused: Mutex::new(unused), tasks: OnceLock::new() }
+        Self { info, outbox, is_wrapped, flush_time, unused: Mutex::new(unused), tasks: Mutex::default() }
     }
 
     pub(crate) fn info(&self) -> &ConnectionInfo {
@@ -77,9 +75,22 @@ impl Link {
         self.flush_time
     }
 
-    pub(crate) fn set_tasks(&self, tasks: LinkTasks) {
-        let set_before = self.tasks.set(tasks).is_err();
-        debug_assert!(!set_before, "a connection starts its tasks once");
+    /// Takes the handles of the tasks that have just been spawned; `on_connect` may have returned already.
+    pub(crate) fn set_tasks(&self, mut tasks: LinkTasks) {
+        let mut own = self.tasks.lock();
+        let done = if own.is_on_connect_done { tasks.on_connect.take() } else { None };
+        *own = tasks;
+        drop(own);
+        drop(done);
+    }
+
+    /// Gives up the handle of `on_connect`, which is returning.
+    pub(crate) fn set_on_connect_done(&self) {
+        let mut tasks = self.tasks.lock();
+        tasks.is_on_connect_done = true;
+        let done = tasks.on_connect.take();
+        drop(tasks);
+        drop(done);
     }
 
     /// Takes no more messages, writes those that are queued and says farewell to the peer, as far as it takes them in
@@ -107,7 +118,7 @@ impl Link {
         // A wrapped stream is user code. Whoever else still refers to the link must not keep the socket open.
         let unused = std::mem::take(&mut *self.unused.lock());
         dispose(unused);
-        let Some(LinkTasks { reader, writer, on_connect }) = self.tasks.get() else { return };
+        let LinkTasks { reader, writer, on_connect, .. } = std::mem::take(&mut *self.tasks.lock());
         for task in [reader, on_connect].into_iter().flatten() {
             task.abort();
         }

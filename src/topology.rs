@@ -67,7 +67,7 @@ impl Topology {
                     return Err(format!("a grid of {width} by {height} nodes does not have {count} of them"));
                 }
                 let neighbours = |node: usize| {
-                    let right = ((node + 1) % width != 0).then_some((node, node + 1));
+                    let right = (!(node + 1).is_multiple_of(width)).then_some((node, node + 1));
                     let below = (node + width < count).then_some((node, node + width));
                     right.into_iter().chain(below)
                 };

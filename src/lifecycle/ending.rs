@@ -93,6 +93,8 @@ pub(super) async fn run_on_connect(hook: Arc<dyn OnConnectHook>, link: EndOfLink
         if let Some(claim) = link.claim() {
             Box::pin(tear_down(&link.kernel, claim, None)).await;
         }
+    } else if let Some(link) = link.link.upgrade() {
+        link.set_on_connect_done();
     }
 }
 

@@ -191,7 +191,7 @@ fn go_live(
         tokio::spawn(Scoped::new(Scope { node: kernel.identity(), task_of: 0 }, task));
         None
     });
-    link.set_tasks(LinkTasks { reader, writer, on_connect });
+    link.set_tasks(LinkTasks { reader, writer, on_connect, is_on_connect_done: false });
     debug!(parent: info.span(), "live");
     Ok(())
 }

@@ -120,7 +120,10 @@ pub(crate) fn stream_not_returned(addr: SocketAddr) -> io::Error {
 // --- framing ---
 
 pub(crate) fn no_progress(limit: u32) -> io::Error {
-    new(ErrorKind::InvalidData, format!("the decoder returned {limit} messages in a row without consuming a byte"))
+    new(
+        ErrorKind::InvalidData,
+        format!("the decoder returned more than {limit} messages in a row without consuming a byte"),
+    )
 }
 
 pub(crate) fn write_zero() -> io::Error {

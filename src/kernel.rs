@@ -20,10 +20,10 @@ use crate::{
     hooks::Hooks,
     link::Link,
     listener::Listener,
+    meter::NodeTraffic,
     outbox::{AnyOutbox, Outbox, PushError},
     press::Receipt,
     registry::{Registry, SlotLimits},
-    stats::Stats,
     task::TaskCount,
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct Kernel {
     pub(crate) config: Config,
     pub(crate) name: String,
     pub(crate) span: Span,
-    pub(crate) stats: Arc<Stats>,
+    pub(crate) traffic: Arc<NodeTraffic>,
     pub(crate) heuristics: Heuristics,
     /// The connections, with their limits.
     pub(crate) registry: Arc<Registry<Link>>,
@@ -42,6 +42,8 @@ pub(crate) struct Kernel {
     pub(crate) listener: Listener,
     /// The node's tasks, other than those a user keeps from ending (`on_connect` that is not abortable).
     pub(crate) tasks: TaskCount,
+    /// The tasks that finish a shutdown which was begun inside a hook.
+    pub(crate) finishers: TaskCount,
 }
 
 impl Kernel {
@@ -54,13 +56,14 @@ impl Kernel {
         Self {
             span: error_span!("node", name),
             name,
-            stats: Arc::default(),
+            traffic: Arc::default(),
             heuristics: Heuristics::default(),
             registry: Arc::new(Registry::new(limits)),
             setups: Arc::new(Semaphore::new(usize::from(config.max_connecting))),
             hooks: Hooks::default(),
             listener: Listener::default(),
             tasks: TaskCount::default(),
+            finishers: TaskCount::default(),
             config,
         }
     }

@@ -18,6 +18,7 @@ mod press;
 pub mod protocols;
 mod registry;
 mod scope;
+mod scratch;
 mod stats;
 mod task;
 mod topology;

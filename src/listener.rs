@@ -59,8 +59,11 @@ impl Listener {
     pub(crate) fn is_at(&self, addr: SocketAddr) -> bool {
         self.addr().is_some_and(|bound| {
             let (own, ip) = (bound.ip().to_canonical(), addr.ip().to_canonical());
-            bound.port() == addr.port()
-                && (own == ip || (own.is_unspecified() && (ip.is_loopback() || ip.is_unspecified())))
+            // Dialling the unspecified address reaches the loopback interface.
+            let is_local = ip.is_loopback() || ip.is_unspecified();
+            let is_everywhere = own.is_unspecified() && is_local;
+            let is_loopback = own.is_loopback() && ip.is_unspecified() && own.is_ipv4() == ip.is_ipv4();
+            bound.port() == addr.port() && (own == ip || is_everywhere || is_loopback)
         })
     }
 
@@ -242,19 +245,20 @@ async fn next_permit(
 /// Whether an error of accept belongs to one connection that is gone already, so that the next may be fine.
 fn is_peers_doing(error: &io::Error) -> bool {
     use io::ErrorKind::{
-        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable,
-        PermissionDenied, TimedOut, Unsupported,
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, TimedOut,
     };
-    matches!(
-        error.kind(),
-        ConnectionAborted
-            | ConnectionReset
-            | HostUnreachable
-            | Interrupted
-            | NetworkDown
-            | NetworkUnreachable
-            | PermissionDenied
-            | TimedOut
-            | Unsupported
-    )
+    // EPROTO, ENOPROTOOPT, EHOSTDOWN and ENONET, which accept(2) lists too, and which have no kind.
+    let is_pending_network_error =
+        cfg!(target_os = "linux") && matches!(error.raw_os_error(), Some(71 | 92 | 112 | 64));
+    is_pending_network_error
+        || matches!(
+            error.kind(),
+            ConnectionAborted
+                | ConnectionReset
+                | HostUnreachable
+                | Interrupted
+                | NetworkDown
+                | NetworkUnreachable
+                | TimedOut
+        )
 }

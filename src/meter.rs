@@ -6,27 +6,33 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::{connection::ConnectionInfo, framing::Observer, stats::Stats};
 
-/// The time between two warnings about dropped messages on one connection.
+/// The counters of a node, and what its connections share to keep its log short.
+#[derive(Debug, Default)]
+pub(crate) struct NodeTraffic {
+    pub(crate) stats: Stats,
+    /// When a warning about dropped messages was last logged.
+    warned: Mutex<Option<Instant>>,
+}
+
+/// The time between two warnings about dropped messages on one node.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts the traffic of one direction of a connection, for the connection and for its node.
 pub(crate) struct Meter {
-    /// The counters of the node.
-    node: Arc<Stats>,
+    node: Arc<NodeTraffic>,
     info: ConnectionInfo,
-    /// When the last warning about dropped messages was logged.
-    warned: Cell<Option<Instant>>,
-    /// Messages dropped since then.
+    /// Messages dropped on this connection since it last warned.
     dropped: Cell<usize>,
 }
 
 impl Meter {
-    pub(crate) fn new(node: Arc<Stats>, info: ConnectionInfo) -> Self {
-        Self { node, info, warned: Cell::new(None), dropped: Cell::new(0) }
+    pub(crate) fn new(node: Arc<NodeTraffic>, info: ConnectionInfo) -> Self {
+        Self { node, info, dropped: Cell::new(0) }
     }
 }
 
@@ -37,21 +43,24 @@ impl Observer for Meter {
 
     fn received(&self, messages: usize, bytes: usize) {
         self.info.stats().register_received_messages(messages, bytes);
-        self.node.register_received_messages(messages, bytes);
+        self.node.stats.register_received_messages(messages, bytes);
     }
 
     fn dropped(&self, messages: usize) {
         self.dropped.set(self.dropped.get() + messages);
         let now = Instant::now();
-        if self.warned.get().is_none_or(|warned| now.duration_since(warned) >= WARNING_INTERVAL) {
-            self.warned.set(Some(now));
-            let dropped = self.dropped.take();
-            warn!(parent: self.info.span(), dropped, "the queue is full and Reading::BACKPRESSURE is off");
+        let mut warned = self.node.warned.lock();
+        if warned.is_some_and(|warned| now.duration_since(warned) < WARNING_INTERVAL) {
+            return;
         }
+        *warned = Some(now);
+        drop(warned);
+        let dropped = self.dropped.take();
+        warn!(parent: self.info.span(), dropped, "the queue is full and Reading::BACKPRESSURE is off");
     }
 
     fn sent(&self, messages: usize, bytes: usize) {
         self.info.stats().register_sent_messages(messages, bytes);
-        self.node.register_sent_messages(messages, bytes);
+        self.node.stats.register_sent_messages(messages, bytes);
     }
 }

@@ -43,7 +43,7 @@ impl Node {
 
     /// Returns the traffic counters of all connections together, past ones included.
     pub fn stats(&self) -> &Stats {
-        &self.0.stats
+        &self.0.traffic.stats
     }
 
     /// Returns the counters of what went wrong.

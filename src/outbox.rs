@@ -22,13 +22,10 @@ use parking_lot::Mutex;
 use tokio_util::codec::Encoder;
 
 use crate::{
-    framing::scratch,
     press::{Batch, Item, Press, Receipt},
+    scratch,
     task::dispose_all,
 };
-
-/// A queue of messages that takes at most this much memory is kept while the connection is idle.
-const SMALL_RING: usize = 256;
 
 /// Why a message was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,6 +207,7 @@ impl<M: Send + 'static> Outbox<M> {
                 return Poll::Pending;
             }
             state.is_streaming = false;
+            state.has_been_full = false;
             state.is_scheduled = false;
             let surplus = Self::take_surplus(&mut state, batch);
             drop(state);
@@ -241,13 +239,12 @@ impl<M: Send + 'static> Outbox<M> {
     /// Takes out what an idle connection does not need.
     fn take_surplus(state: &mut State<M>, batch: &mut Batch) -> Surplus<M> {
         let mut surplus = Surplus { rings: [VecDeque::new(), VecDeque::new()], buffers: Default::default() };
-        let is_large = |ring: &VecDeque<Item<M>>| ring.capacity() * size_of::<Item<M>>() > SMALL_RING;
-        if is_large(&state.queue) {
+        if scratch::is_surplus(&state.queue) {
             surplus.rings[0] = std::mem::take(&mut state.queue);
         }
         surplus.buffers[0] = batch.take_surplus();
         if let Some(press) = state.press.as_mut() {
-            if is_large(&press.queue) {
+            if scratch::is_surplus(&press.queue) {
                 surplus.rings[1] = std::mem::take(&mut press.queue);
             }
             surplus.buffers[1] = press.batch.take_surplus();

@@ -9,8 +9,7 @@ use tokio::sync::oneshot;
 use tokio_util::codec::Encoder;
 
 use crate::{
-    error,
-    framing::scratch,
+    error, scratch,
     task::{Panicked, catch, dispose, dispose_all},
 };
 
@@ -164,10 +163,11 @@ impl<M> Press<M> {
         self.encode_up_to((limit + limit / 2).min(MAX_BATCH.saturating_sub(self.last_size)).max(limit));
     }
 
-    /// Four messages a batch for large messages, but so that the last one still ends within [`MAX_BATCH`].
+    /// Four messages a batch for large messages, but so that the last one still ends within [`MAX_BATCH`], if its size is
+    /// that of the one before it; one message for larger ones.
     fn limit(&self) -> usize {
-        let grown = (self.last_size * 4).min(MAX_BATCH.saturating_sub(self.last_size));
-        self.flush_at.max(grown)
+        let largest = MAX_BATCH.saturating_sub(self.last_size);
+        self.flush_at.max(self.last_size.saturating_mul(4)).min(largest).max(1)
     }
 
     /// Drops everything in it, one user's value at a time.
@@ -184,7 +184,7 @@ impl<M> Press<M> {
             self.batch.bytes = if self.last_size * 2 < scratch::CAPACITY {
                 scratch::take_for_writing(self.flush_at.min(scratch::CAPACITY))
             } else {
-                BytesMut::with_capacity(limit + self.last_size)
+                BytesMut::with_capacity(limit + self.last_size.min(MAX_BATCH))
             };
         }
         let Self { encoder, batch, queue, last_size, .. } = self;

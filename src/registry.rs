@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A [`Reservation`] is the right to a `Connecting` slot, a [`Teardown`] the right to a `Closing` one. Dropping either
-//! releases the slot, however the code that held it ended; nothing else does, except for the end of the whole registry.
+//! releases the slot, however the code that held it ended. Nothing else does, except for the end of the whole registry:
+//! whoever holds a guard then may never be polled again.
 
 use std::{
     collections::HashMap,

@@ -145,13 +145,17 @@ impl WriteHalf {
     }
 }
 
-/// The runtime's readiness may lag behind what has arrived, so the socket itself is asked.
+/// The runtime's readiness may lag behind what has arrived, so the socket itself is asked, if that is possible.
 fn discard_from_socket(socket: &TcpStream) {
-    let Some(mut socket) = duplicate(socket) else { return };
+    let mut itself = duplicate(socket);
     let mut buffer = [0; 8 * 1024];
     let mut discarded = 0;
     while discarded < MAX_DISCARDED {
-        match socket.read(&mut buffer) {
+        let read = match &mut itself {
+            Some(itself) => itself.read(&mut buffer),
+            None => socket.try_read(&mut buffer),
+        };
+        match read {
             Ok(0) | Err(_) => return,
             Ok(count) => discarded += count,
         }
@@ -181,6 +185,12 @@ fn duplicate(socket: &impl std::os::fd::AsFd) -> Option<std::net::TcpStream> {
 #[cfg(windows)]
 fn duplicate(socket: &impl std::os::windows::io::AsSocket) -> Option<std::net::TcpStream> {
     socket.as_socket().try_clone_to_owned().ok().map(Into::into)
+}
+
+/// There is no such handle on this platform.
+#[cfg(not(any(unix, windows)))]
+fn duplicate<T>(_: &T) -> Option<std::net::TcpStream> {
+    None
 }
 
 /// Connects; once TCP is connected, the peer may close or reset the connection as fast as it likes.

@@ -2,9 +2,14 @@
 //!
 //! Knows no node and no registry, and never spawns: whoever runs a loop decides what its end means.
 
+use std::time::Duration;
+
 pub(crate) mod read;
-pub(crate) mod scratch;
 pub(crate) mod write;
+
+/// A timer that fires later than this was held up with the whole process (stopped, or its clock jumped): the peer had no
+/// fair chance, and its time starts anew.
+const CLOCK_JUMP: Duration = Duration::from_secs(1);
 
 /// Told what passes through the loops, once for many messages, and asked whether to go on.
 pub(crate) trait Observer: Send {

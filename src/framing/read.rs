@@ -26,9 +26,9 @@ use tokio::{
 };
 use tokio_util::{codec::Decoder, io::poll_read_buf};
 
-use super::{Observer, scratch};
+use super::{CLOCK_JUMP, Observer};
 use crate::{
-    error,
+    error, scratch,
     task::{Outcome, Panicked, catch, dispose, dispose_all, shielded},
 };
 
@@ -45,15 +45,8 @@ const MESSAGES_PER_BUDGET_UNIT: u32 = 64;
 /// The largest piece of an incomplete message for which it pays to give the buffer back and copy the piece.
 const SMALL_REMAINDER: usize = 1024;
 
-/// A queue of messages that takes at most this much memory is kept while the connection is idle.
-const SMALL_RING: usize = 256;
-
 /// How often a full queue without backpressure is read on, dropping what arrives, before other tasks get their turn.
 const READS_WHILE_FULL: u32 = 8;
-
-/// A timer that fires later than this was held up with the whole process (stopped, or its clock jumped): the peer had no
-/// fair chance, and its time starts anew.
-const CLOCK_JUMP: Duration = Duration::from_secs(1);
 
 /// The settings of a read loop.
 #[derive(Debug, Clone, Copy)]
@@ -273,7 +266,7 @@ where
     }
 
     fn release_ring(&mut self) {
-        if self.queue.is_empty() && self.queue.capacity() * size_of::<D::Item>() > SMALL_RING {
+        if scratch::is_surplus(&self.queue) {
             self.queue = VecDeque::new();
         }
     }
@@ -364,6 +357,10 @@ where
                 return None;
             }
             return Some(ReadEnd::Eof);
+        }
+        // Whoever ended the connection may be this very `process`, still inside its call; it is dropped with the task.
+        if matches!(self.end, Some(ReadEnd::Stopped)) {
+            return None;
         }
         self.end.take()
     }

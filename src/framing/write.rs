@@ -21,10 +21,10 @@ use std::{
 use tokio::{
     io::AsyncWrite,
     task::coop,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
-use super::Observer;
+use super::{CLOCK_JUMP, Observer};
 use crate::{
     error,
     outbox::{AnyOutbox, Load, Outbox},
@@ -150,6 +150,10 @@ where
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if self.batch.bytes.is_empty() {
+            // Nothing will be asked of the stream, which would count as work of this turn.
+            ready!(coop::poll_proceed(cx)).made_progress();
+        }
         if let Some(failure) = self.batch.take_failure() {
             return Poll::Ready(Err(failure.into()));
         }
@@ -180,7 +184,14 @@ where
     /// Ready when the batch has waited too long.
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(timeout) = self.timeout else { return Poll::Pending };
-        self.timer.get_or_insert_with(|| Box::pin(sleep(timeout))).as_mut().poll(cx)
+        loop {
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now().saturating_duration_since(timer.deadline()) <= CLOCK_JUMP {
+                return Poll::Ready(());
+            }
+            self.timer = None;
+        }
     }
 }
 

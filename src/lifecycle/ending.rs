@@ -30,7 +30,7 @@ use crate::{
     transport::{WriteHalf, say_farewell},
 };
 
-pub(super) async fn read_to_end(reading: BoxFuture<'static, ReadEnd>, link: EndOfLink) {
+pub(super) async fn read_to_end(reading: BoxFuture<'static, ReadEnd>, link: Ender) {
     // The loop owns the decoder, whose drop is user code too.
     let reason = caught(move || reading).await.unwrap_or_else(ReadEnd::DecoderPanicked);
     match &reason {
@@ -38,7 +38,7 @@ pub(super) async fn read_to_end(reading: BoxFuture<'static, ReadEnd>, link: EndO
         ReadEnd::Eof => debug!(parent: link.info.span(), "the peer closed the connection"),
         ReadEnd::Failed(error) => debug!(parent: link.info.span(), error = describe(error), "could not read"),
         ReadEnd::Idle => debug!(parent: link.info.span(), "no message within Reading::IDLE_TIMEOUT_MS"),
-        ReadEnd::DecoderPanicked(panicked) => _ = report_panic("Reading::Codec", &link.info, panicked),
+        ReadEnd::DecoderPanicked(panicked) => _ = report_panic("the decoder or the stream", &link.info, panicked),
         ReadEnd::ProcessPanicked(panicked) => _ = report_panic("process_message", &link.info, panicked),
     }
     if let Some(claim) = link.claim() {
@@ -53,9 +53,9 @@ pub(super) async fn write_to_end(
     writing: BoxFuture<'static, (WriteEnd, WriteHalf)>,
     outbox: Arc<dyn AnyOutbox>,
     farewell_time: Duration,
-    link: EndOfLink,
+    link: Ender,
 ) {
-    let presence = WriterPresence(Arc::clone(&outbox));
+    let _presence = WriterPresence(Arc::clone(&outbox));
     // The loop owns the stream, which may be a wrapped one: user code.
     let failed = match caught(move || writing).await {
         Ok((WriteEnd::Finished, half)) => {
@@ -69,12 +69,11 @@ pub(super) async fn write_to_end(
         Err(panicked) => FailedWrite::panicked(panicked),
     };
     match &failed.panicked {
-        Some(panicked) => _ = report_panic("Writing::Codec", &link.info, panicked),
+        Some(panicked) => _ = report_panic("the encoder or the stream", &link.info, panicked),
         None => debug!(parent: link.info.span(), error = describe(&failed.error), "could not write"),
     }
-    // From here on a send is refused, whoever ends the connection, and nobody need wait for this writer.
+    // From here on a send is refused, whoever ends the connection.
     outbox.finish();
-    drop(presence);
     if let Some(claim) = link.claim() {
         if failed.is_timeout {
             link.kernel.heuristics.write_timeouts.increment();
@@ -86,7 +85,7 @@ pub(super) async fn write_to_end(
     }
 }
 
-pub(super) async fn run_on_connect(hook: Arc<dyn OnConnectHook>, link: EndOfLink) {
+pub(super) async fn run_on_connect(hook: Arc<dyn OnConnectHook>, link: Ender) {
     let addr = link.info.addr();
     if let Err(panicked) = caught(move || hook.on_connect(addr)).await {
         report_panic("on_connect", &link.info, &panicked);
@@ -98,8 +97,8 @@ pub(super) async fn run_on_connect(hook: Arc<dyn OnConnectHook>, link: EndOfLink
     }
 }
 
-/// What a task of a connection needs to end it.
-pub(super) struct EndOfLink {
+/// What a task of a connection needs to claim its end.
+pub(super) struct Ender {
     pub(super) kernel: Arc<Kernel>,
     /// The weak reference keeps the allocation from being used for another link, so its address is an identity.
     pub(super) link: Weak<Link>,
@@ -107,7 +106,7 @@ pub(super) struct EndOfLink {
     pub(super) origin: DisconnectOrigin,
 }
 
-impl EndOfLink {
+impl Ender {
     /// Claims the end of this very connection, never that of a successor at the same address.
     fn claim(&self) -> Option<Teardown<Link>> {
         self.kernel.registry.claim(self.info.addr(), Some(self.link.as_ptr()), self.origin)
@@ -143,10 +142,14 @@ pub(super) async fn tear_down(kernel: &Arc<Kernel>, claim: Teardown<Link>, mut f
         let begun = poll_once(run.as_mut()).await;
         // The receipts must not wait for the hook, and the hook may wait for the receipts.
         report_failed_write(link, &mut failed);
-        match if begun.is_some() { begun } else { Some(run.await) } {
-            Some(Some(Err(panicked))) => _ = report_panic("on_disconnect", link.info(), &panicked),
-            Some(None) => debug!(parent: link.info().span(), "on_disconnect ran out of time"),
-            _ => {}
+        let outcome = match begun {
+            Some(outcome) => outcome,
+            None => run.await,
+        };
+        match outcome {
+            Some(Ok(())) => {}
+            Some(Err(panicked)) => _ = report_panic("on_disconnect", link.info(), &panicked),
+            None => debug!(parent: link.info().span(), "on_disconnect ran out of time"),
         }
     }
     report_failed_write(link, &mut failed);

@@ -8,10 +8,10 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::timeout,
 };
-use tracing::{debug, debug_span};
+use tracing::{debug, error_span};
 
 use super::{
-    ending::{EndOfLink, read_to_end, run_on_connect, write_to_end},
+    ending::{Ender, read_to_end, run_on_connect, write_to_end},
     report_panic, spawn_counted,
 };
 use crate::{
@@ -111,7 +111,7 @@ async fn set_up(
     peer_side: ConnectionSide,
 ) -> io::Result<()> {
     let addr = reservation.addr();
-    let span = debug_span!(parent: &kernel.span, "connection", %addr, peer = ?peer_side);
+    let span = error_span!(parent: &kernel.span, "connection", %addr, peer = ?peer_side);
     let mut connection = Connection::new(ConnectionInfo::new(addr, peer_side, span), stream);
     let hooks = kernel.hooks.current();
     if let Some(handshake) = &hooks.handshake {
@@ -153,7 +153,7 @@ fn go_live(
         None if hooks.reading.is_some() || hooks.writing.is_some() => return Err(error::stream_not_returned(addr)),
         None => (None, None),
     };
-    let meter = || Meter::new(Arc::clone(&kernel.stats), info.clone());
+    let meter = || Meter::new(Arc::clone(&kernel.traffic), info.clone());
     let codec_panicked = |hook: &'static str| {
         let info = info.clone();
         move |panicked| report_panic(hook, &info, &panicked)
@@ -175,8 +175,7 @@ fn go_live(
     let link = Arc::new(Link::new(info.clone(), outbox.clone(), is_wrapped, write_timeout, unused));
     reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
 
-    let end =
-        |origin| EndOfLink { kernel: Arc::clone(kernel), link: Arc::downgrade(&link), info: info.clone(), origin };
+    let end = |origin| Ender { kernel: Arc::clone(kernel), link: Arc::downgrade(&link), info: info.clone(), origin };
     let spawn = |task: BoxFuture<'static, ()>| spawn_counted(kernel, Some(info.clone()), task);
     let reader = reader.map(|reading| spawn(Box::pin(read_to_end(reading, end(DisconnectOrigin::Reading)))));
     let writer = writer.zip(outbox).map(|(writing, outbox)| {

@@ -35,9 +35,30 @@ pub(crate) async fn shut_down(kernel: &Arc<Kernel>) {
     let rest = finish_shutdown(Arc::clone(kernel), endings.into_iter().collect());
     if scope::is_inside_node(kernel.identity()) {
         // The caller is one of those that the rest waits for.
-        tokio::spawn(rest);
+        let finisher = Finisher::new(Arc::clone(kernel));
+        tokio::spawn(async move {
+            rest.await;
+            drop(finisher);
+        });
     } else {
         rest.await;
+        kernel.finishers.wait_for_all(MAX_STOP_TIME).await;
+    }
+}
+
+/// Counts a task that finishes a shutdown.
+struct Finisher(Arc<Kernel>);
+
+impl Finisher {
+    fn new(kernel: Arc<Kernel>) -> Self {
+        kernel.finishers.enter();
+        Self(kernel)
+    }
+}
+
+impl Drop for Finisher {
+    fn drop(&mut self) {
+        self.0.finishers.leave();
     }
 }
 
@@ -47,7 +68,7 @@ async fn finish_shutdown(kernel: Arc<Kernel>, endings: FuturesUnordered<BoxFutur
     let drained = wait_until(kernel.registry.changed(), || kernel.registry.is_closed_and_empty());
     let all = join3(kernel.listener.stop(), endings.collect::<()>(), drained);
     if within(limit, all).await.is_none() {
-        // Endings that others have claimed are bounded too, but nobody may be polling them.
+        // Every ending is bounded by as much, but nobody may be polling one that somebody else has claimed.
         for link in kernel.registry.evict_all() {
             link.stop();
         }

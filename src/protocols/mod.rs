@@ -18,3 +18,6 @@ pub use writing::Writing;
 
 /// The capacity that an `INITIAL_BUFFER_SIZE` of 0 stands for, and the least size at which a batch is flushed.
 const MIN_BUFFER_SIZE: usize = 8 * 1024;
+
+/// The largest capacity taken at once.
+const MAX_BUFFER_SIZE: usize = 64 * 1024 * 1024;

@@ -4,16 +4,14 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio_util::codec::Decoder;
 
-use super::MIN_BUFFER_SIZE;
+use super::{MAX_BUFFER_SIZE, MIN_BUFFER_SIZE};
 use crate::{
     Pea2Pea,
     connections::ConnectionSide,
-    framing::{
-        read::{ReadSettings, Reader},
-        scratch,
-    },
+    framing::read::{ReadSettings, Reader},
     hooks::{ReadingHook, RunReader},
     meter::Meter,
+    scratch,
     task::bound,
 };
 
@@ -64,7 +62,7 @@ where
     const BACKPRESSURE: bool = true;
 
     /// The capacity of the read buffer, in bytes, taken when bytes arrive and given back when none are left; 0 means
-    /// 8 KiB. Default: 64 KiB.
+    /// 8 KiB, and 64 MiB are the most. Default: 64 KiB.
     const INITIAL_BUFFER_SIZE: usize = scratch::CAPACITY;
 
     /// How long to wait for the next complete message, in milliseconds; 0 means for ever. The clock stands still while the
@@ -107,7 +105,10 @@ impl<T: Reading + Clone + Send + Sync + 'static> ReadingHook for Adapter<T> {
         let settings = ReadSettings {
             depth: T::MESSAGE_QUEUE_DEPTH,
             backpressure: T::BACKPRESSURE,
-            buffer_size: if T::INITIAL_BUFFER_SIZE == 0 { MIN_BUFFER_SIZE } else { T::INITIAL_BUFFER_SIZE },
+            buffer_size: match T::INITIAL_BUFFER_SIZE {
+                0 => MIN_BUFFER_SIZE,
+                size => size.min(MAX_BUFFER_SIZE),
+            },
             idle_timeout: bound(T::IDLE_TIMEOUT_MS).filter(|timeout| *timeout != Duration::ZERO),
         };
         let decoder = self.0.codec(addr, own_side);

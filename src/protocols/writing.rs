@@ -10,10 +10,11 @@ use super::MIN_BUFFER_SIZE;
 use crate::{
     Pea2Pea,
     connections::ConnectionSide,
-    framing::{scratch, write::Writer},
+    framing::write::Writer,
     hooks::{PreparedWriter, WritingHook},
     meter::Meter,
     outbox::Outbox,
+    scratch,
     task::bound,
 };
 

@@ -3,7 +3,7 @@
 //! A message may keep a part of the buffer that it was decoded from. The rest stays the spare one, so that small messages
 //! that arrive one by one, on whatever connections, share a buffer instead of keeping one each.
 
-use std::cell::Cell;
+use std::{cell::Cell, collections::VecDeque};
 
 use bytes::BytesMut;
 
@@ -13,31 +13,39 @@ pub(crate) const CAPACITY: usize = 64 * 1024;
 /// The least room for which the rest of a buffer is worth keeping.
 pub(crate) const MIN_ROOM: usize = 4 * 1024;
 
+/// A queue of messages that takes at most this much memory is kept while a connection is idle.
+const SMALL_RING: usize = 256;
+
 thread_local! {
     static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
-    /// Where the buffer begins that was last made here, to tell it from others, which may be parts of something larger.
-    static BASE: Cell<usize> = const { Cell::new(0) };
+    /// Where the buffer begins that was last lent for reading, to tell what is left of it from a part of something larger.
+    static LENT: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Returns an empty buffer with room for a read: of the given size, or, if that is the usual one, what is left of the
 /// spare buffer.
 pub(crate) fn take_for_reading(size: usize) -> BytesMut {
-    if size == CAPACITY { take_spare().unwrap_or_else(fresh) } else { BytesMut::with_capacity(size) }
+    if size != CAPACITY {
+        return BytesMut::with_capacity(size);
+    }
+    let buffer = take_spare().unwrap_or_else(|| BytesMut::with_capacity(CAPACITY));
+    if buffer.capacity() == CAPACITY {
+        LENT.set(buffer.as_ptr().addr());
+    }
+    buffer
 }
 
 /// Returns an empty buffer of the given size: the spare one if that is the usual one and nobody has a part of it.
 pub(crate) fn take_for_writing(size: usize) -> BytesMut {
-    if size != CAPACITY {
-        return BytesMut::with_capacity(size);
-    }
-    match take_spare() {
-        Some(whole) if whole.capacity() == CAPACITY => whole,
-        Some(part) => {
-            give(part);
-            fresh()
+    if size == CAPACITY
+        && let Some(spare) = take_spare()
+    {
+        if spare.capacity() == CAPACITY {
+            return spare;
         }
-        None => fresh(),
+        keep(spare);
     }
+    BytesMut::with_capacity(size)
 }
 
 /// Takes a buffer back: keeps it, or what is left of it, as the thread's spare one if it is of the usual size.
@@ -47,15 +55,18 @@ pub(crate) fn give(mut buffer: BytesMut) {
     if buffer.try_reclaim(CAPACITY + 1) {
         return;
     }
-    let is_whole = buffer.try_reclaim(CAPACITY);
-    let offset = buffer.as_ptr().addr().wrapping_sub(BASE.get());
-    if is_whole {
-        BASE.set(buffer.as_ptr().addr());
-    } else if offset >= CAPACITY || buffer.capacity() < MIN_ROOM {
-        return;
+    if buffer.try_reclaim(CAPACITY) {
+        // What is left of another one is used up first: a whole one is cheap to make, and kept messages share the rest.
+        let rest = take_spare().filter(|rest| rest.capacity() < CAPACITY);
+        keep(rest.unwrap_or(buffer));
+    } else if buffer.capacity() >= MIN_ROOM && buffer.as_ptr().addr().wrapping_sub(LENT.get()) < CAPACITY {
+        keep(buffer);
     }
-    // The thread-local is out of reach only while the thread itself ends.
-    let _gone_with_the_thread = SPARE.try_with(|spare| spare.set(Some(buffer)));
+}
+
+/// Whether a queue is too large to be kept while it is empty.
+pub(crate) fn is_surplus<T>(ring: &VecDeque<T>) -> bool {
+    ring.is_empty() && ring.capacity() * size_of::<T>() > SMALL_RING
 }
 
 fn take_spare() -> Option<BytesMut> {
@@ -65,10 +76,9 @@ fn take_spare() -> Option<BytesMut> {
     Some(spare)
 }
 
-fn fresh() -> BytesMut {
-    let buffer = BytesMut::with_capacity(CAPACITY);
-    BASE.set(buffer.as_ptr().addr());
-    buffer
+fn keep(buffer: BytesMut) {
+    // The thread-local is out of reach only while the thread itself ends.
+    let _gone_with_the_thread = SPARE.try_with(|spare| spare.set(Some(buffer)));
 }
 
 #[cfg(test)]
@@ -92,6 +102,10 @@ mod tests {
             buffer.extend_from_slice(b"hello");
             messages.push(buffer.split_to(5));
             give(buffer);
+            // Another connection writes in between.
+            let mut batch = take_for_writing(CAPACITY);
+            batch.extend_from_slice(b"reply");
+            give(batch);
         }
         let (first, last) = (messages[0].as_ptr().addr(), messages[999].as_ptr().addr());
         assert_eq!(last - first, 999 * 5, "one buffer serves them all");

@@ -247,12 +247,6 @@ impl<T: Tuning> Encoder<Bytes> for Frames<T> {
     }
 }
 
-/// The frame of a message, for peers that are plain sockets.
-pub fn frame(message: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(message.len()).unwrap();
-    [&length.to_be_bytes(), message].concat()
-}
-
 /// A hook that notes that it has begun.
 pub fn noting<A: 'static>(events: &Events<&'static str>, what: &'static str) -> AsyncHook<A, ()> {
     let events = events.clone();

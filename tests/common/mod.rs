@@ -119,9 +119,13 @@ pub fn keep_deliberate_panics_quiet() {
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if info.payload_as_str().is_some_and(|text| text != DELIBERATE) {
+            let text = info.payload().downcast_ref::<&str>().copied();
+            let text = text.or_else(|| info.payload().downcast_ref::<String>().map(String::as_str));
+            if text.is_some_and(|text| text != DELIBERATE) {
                 usual(info);
             }
         }));
     });
 }
+
+pub mod reader;

@@ -9,14 +9,18 @@ use std::{
     },
 };
 
-use pea2pea::{Config, Connection, Node, Pea2Pea, protocols::Handshake};
+use pea2pea::{
+    Config, Connection, ConnectionSide, DisconnectOrigin, Node, Pea2Pea,
+    protocols::{Handshake, OnDisconnect, Reading},
+};
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
 };
+use tokio_util::{bytes::BytesMut, codec::BytesCodec};
 
-use super::{in_time, wait_until};
+use super::{in_time, poll_times, wait_until};
 
 /// A node that listens, and where.
 pub async fn listening(config: Config) -> (Node, SocketAddr) {
@@ -32,10 +36,12 @@ pub async fn raw_peer() -> (TcpListener, SocketAddr) {
     (listener, addr)
 }
 
-/// An address of the loopback interface that nobody listens at.
-pub async fn vacant_addr() -> SocketAddr {
-    let (_peer, addr) = raw_peer().await;
-    addr
+/// An address that refuses dials for as long as its socket, which does not listen, is kept.
+pub fn refusing_peer() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = socket.local_addr().unwrap();
+    (socket, addr)
 }
 
 /// Dials from the given address of this host.
@@ -115,4 +121,112 @@ impl Handshake for Gated {
         self.gate.acquire().await.unwrap().forget();
         Ok(conn)
     }
+}
+
+/// A node whose connections take until the test says so to end.
+#[derive(Clone)]
+pub struct Lingering {
+    pub node: Node,
+    gate: Arc<Semaphore>,
+}
+
+impl Lingering {
+    pub async fn new(config: Config) -> Self {
+        let lingering = Self { node: Node::new(config), gate: Arc::new(Semaphore::new(0)) };
+        lingering.enable_on_disconnect().await;
+        lingering
+    }
+
+    /// Lets so many endings go on.
+    pub fn let_end(&self, connections: usize) {
+        self.gate.add_permits(connections);
+    }
+
+    /// Begins to end a connection in a task of its own; it has begun when this returns.
+    pub async fn begin_end(&self, addr: SocketAddr) -> tokio::task::JoinHandle<bool> {
+        let node = self.node.clone();
+        let mut ending = Box::pin(async move { node.disconnect(addr).await });
+        assert_eq!(poll_times(ending.as_mut(), 1).await, None, "the ending waits");
+        tokio::spawn(ending)
+    }
+}
+
+impl Pea2Pea for Lingering {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl OnDisconnect for Lingering {
+    const TIMEOUT_MS: u64 = u64::MAX;
+
+    async fn on_disconnect(&self, _: SocketAddr, _: DisconnectOrigin) {
+        self.gate.acquire().await.unwrap().forget();
+    }
+}
+
+/// A node whose handshakes do what the first byte of the peer says.
+#[derive(Clone)]
+pub struct Commanded {
+    pub node: Node,
+}
+
+impl Commanded {
+    pub const SERVE: &[u8] = b"s";
+    pub const FAIL: &[u8] = b"f";
+    pub const PANIC: &[u8] = b"p";
+    /// Waits for more than the handshake has time for.
+    pub const HANG: &[u8] = b"h";
+    /// Not a command: the peer closes its side.
+    pub const HANG_UP: &[u8] = b"";
+
+    pub async fn new(config: Config) -> Self {
+        let commanded = Self { node: Node::new(config) };
+        commanded.enable_handshake().await;
+        commanded.enable_reading().await;
+        commanded
+    }
+
+    /// Sends a command, as the peer; tells whether the handshake succeeds.
+    pub async fn is_served(stream: &mut TcpStream, command: &[u8]) -> bool {
+        // The node may have hung up already.
+        _ = stream.write_all(command).await;
+        if command.is_empty() {
+            _ = stream.shutdown().await;
+        }
+        in_time("an answer or a hang-up", stream.read_u8()).await.is_ok()
+    }
+}
+
+impl Pea2Pea for Commanded {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl Handshake for Commanded {
+    const TIMEOUT_MS: u64 = 500;
+
+    async fn perform_handshake(&self, mut conn: Connection) -> io::Result<Connection> {
+        let stream = self.borrow_stream(&mut conn);
+        match [stream.read_u8().await?].as_slice() {
+            Self::SERVE => stream.write_u8(1).await?,
+            Self::FAIL => return Err(io::Error::other("as commanded")),
+            Self::PANIC => panic!("as commanded"),
+            _ => std::future::pending().await,
+        }
+        Ok(conn)
+    }
+}
+
+/// Notices when the peer closes the connection.
+impl Reading for Commanded {
+    type Message = BytesMut;
+    type Codec = BytesCodec;
+
+    fn codec(&self, _: SocketAddr, _: ConnectionSide) -> BytesCodec {
+        BytesCodec::new()
+    }
+
+    async fn process_message(&self, _: SocketAddr, _: BytesMut) {}
 }

@@ -8,19 +8,23 @@ use std::{
         LazyLock, Mutex,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
-use pea2pea::Node;
+use pea2pea::{
+    ConnectionSide, DisconnectOrigin, Node, Pea2Pea,
+    protocols::{OnDisconnect, Writing},
+};
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpSocket, TcpStream},
 };
 use tokio_util::{
-    bytes::{Buf, BufMut, BytesMut},
-    codec::{Decoder, Encoder},
+    bytes::{Buf, BufMut, Bytes, BytesMut},
+    codec::{Decoder, Encoder, LengthDelimitedCodec},
 };
 
-use super::in_time;
+use super::{Events, in_time, local_node};
 
 // --- randomness ---
 
@@ -147,6 +151,72 @@ impl Inbox {
     }
 }
 
+// --- a node that sends ---
+
+/// A node that sends length-delimited frames, and may note how its connections end.
+#[derive(Debug, Clone)]
+pub struct Sender<const DEPTH: usize = 64, const TIMEOUT_MS: u64 = { u64::MAX }> {
+    pub node: Node,
+    pub ends: Events<DisconnectOrigin>,
+}
+
+impl<const DEPTH: usize, const TIMEOUT_MS: u64> Sender<DEPTH, TIMEOUT_MS> {
+    /// Only `Writing` is enabled: an ending has no hook to wait for.
+    pub async fn plain() -> Self {
+        let sender = Self { node: local_node(), ends: Events::default() };
+        sender.enable_writing().await;
+        sender
+    }
+
+    /// `OnDisconnect` is enabled too, and notes the origins.
+    pub async fn noting_ends() -> Self {
+        let sender = Self::plain().await;
+        sender.enable_on_disconnect().await;
+        sender
+    }
+}
+
+impl<const DEPTH: usize, const TIMEOUT_MS: u64> Pea2Pea for Sender<DEPTH, TIMEOUT_MS> {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl<const DEPTH: usize, const TIMEOUT_MS: u64> Writing for Sender<DEPTH, TIMEOUT_MS> {
+    const MESSAGE_QUEUE_DEPTH: usize = DEPTH;
+    const TIMEOUT_MS: u64 = TIMEOUT_MS;
+
+    type Message = Bytes;
+    type Codec = LengthDelimitedCodec;
+
+    fn codec(&self, _addr: SocketAddr, _side: ConnectionSide) -> LengthDelimitedCodec {
+        LengthDelimitedCodec::new()
+    }
+}
+
+impl<const DEPTH: usize, const TIMEOUT_MS: u64> OnDisconnect for Sender<DEPTH, TIMEOUT_MS> {
+    async fn on_disconnect(&self, _addr: SocketAddr, origin: DisconnectOrigin) {
+        self.ends.push(origin);
+    }
+}
+
+/// Sends until the queue has been found full a hundred times in a row; returns how many messages were accepted.
+pub async fn send_until_refused(mut send: impl FnMut() -> io::Result<()>) -> usize {
+    let (mut accepted, mut refused) = (0, 0);
+    while refused < 100 {
+        match send() {
+            Ok(()) => (accepted, refused) = (accepted + 1, 0),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
+                refused += 1;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        assert!(accepted < 1_000_000, "there is no end to it");
+    }
+    accepted
+}
+
 // --- raw peers ---
 
 /// One length-delimited frame, as on the wire.
@@ -163,31 +233,51 @@ pub async fn dialled_raw(node: &Node) -> (TcpStream, SocketAddr) {
     (accepted.unwrap().0, addr)
 }
 
-/// A connection over which the node stalls soon if the peer does not read.
+/// A connection whose ends stall soon when the other one does not read.
 pub struct Narrow {
     pub peer: TcpStream,
     pub addr: SocketAddr,
-    /// The most bytes that the node's send buffer and the peer's receive buffer hold.
+    /// The most bytes that one end's send buffer and the other's receive buffer hold.
     pub capacity: usize,
 }
 
 /// [`dialled_raw`] with small socket buffers.
 pub async fn dialled_narrow(node: &Node) -> Narrow {
     const SMALL: u32 = 16 * 1024;
+    // A send buffer with any room at all takes one segment more.
+    const SEGMENT: u32 = 64 * 1024;
 
-    let listener = TcpSocket::new_v4().unwrap();
-    listener.set_recv_buffer_size(SMALL).unwrap();
+    let small_socket = || {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(SMALL).unwrap();
+        socket.set_send_buffer_size(SMALL).unwrap();
+        socket
+    };
+    let (listener, socket) = (small_socket(), small_socket());
     listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let received = listener.recv_buffer_size().unwrap();
+    let capacity = listener.recv_buffer_size().unwrap() + socket.send_buffer_size().unwrap() + SEGMENT;
     let listener = listener.listen(1).unwrap();
     let addr = listener.local_addr().unwrap();
-
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_send_buffer_size(SMALL).unwrap();
-    let sent = socket.send_buffer_size().unwrap();
     let (dialled, accepted) = tokio::join!(node.connect_using_socket(addr, socket), listener.accept());
     dialled.unwrap();
-    Narrow { peer: accepted.unwrap().0, addr, capacity: (sent + received) as usize }
+    Narrow { peer: accepted.unwrap().0, addr, capacity: capacity as usize }
+}
+
+/// Repeats the bytes until the stream has taken none a hundred times in a row; returns how many it took.
+pub async fn write_until_blocked(peer: &TcpStream, bytes: &[u8]) -> usize {
+    let (mut written, mut refused) = (0, 0);
+    while refused < 100 {
+        match peer.try_write(&bytes[written % bytes.len()..]) {
+            Ok(count) => (written, refused) = (written + count, 0),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                refused += 1;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        assert!(written < 100_000_000, "there is no end to it");
+    }
+    written
 }
 
 /// Reads a stream to its end, which has to be a clean one.

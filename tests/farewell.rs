@@ -1,0 +1,189 @@
+//! Graceful ends: what was queued is flushed as far as the peer takes it, and the receipts tell the truth.
+
+mod common;
+
+use std::{
+    future::pending,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use common::{
+    in_time, poll_times,
+    wire::{Narrow, Sender, dialled_narrow, dialled_raw, frame, frames, read_to_eof},
+};
+use pea2pea::{
+    ConnectionSide, Node, Pea2Pea,
+    protocols::{Reading, Writing},
+};
+use tokio::{io::AsyncReadExt, sync::oneshot};
+use tokio_util::{
+    bytes::{Bytes, BytesMut},
+    codec::LengthDelimitedCodec,
+};
+
+const HELLO: Bytes = Bytes::from_static(b"hello");
+
+#[derive(Debug, Clone, Copy)]
+enum Farewell {
+    Disconnect,
+    ShutDown,
+}
+
+async fn say(farewell: Farewell, node: &Node, addr: SocketAddr) {
+    match farewell {
+        Farewell::Disconnect => assert!(in_time("disconnect", node.disconnect(addr)).await),
+        Farewell::ShutDown => in_time("shut_down", node.shut_down()).await,
+    }
+}
+
+/// Queues messages of the size that begin with their numbers.
+fn queue<const DEPTH: usize, const TIMEOUT_MS: u64>(
+    sender: &Sender<DEPTH, TIMEOUT_MS>,
+    addr: SocketAddr,
+    count: usize,
+    size: usize,
+) -> Vec<oneshot::Receiver<io::Result<()>>> {
+    let message = |number: usize| Bytes::from([&number.to_be_bytes()[..], &vec![0; size - 8]].concat());
+    (0..count).map(|number| sender.unicast(addr, message(number)).unwrap()).collect()
+}
+
+fn numbers(bytes: &[u8]) -> Vec<usize> {
+    frames(bytes).iter().map(|payload| usize::from_be_bytes(*payload.first_chunk().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn a_graceful_end_flushes_what_was_queued_and_the_receipts_say_so() {
+    for farewell in [Farewell::Disconnect, Farewell::ShutDown] {
+        for sender in [Sender::<64>::plain().await, Sender::noting_ends().await] {
+            let (mut peer, addr) = dialled_raw(&sender.node).await;
+            let receipts = queue(&sender, addr, 64, 5_000);
+            let ((), bytes) = tokio::join!(say(farewell, &sender.node, addr), read_to_eof(&mut peer));
+            assert_eq!(numbers(&bytes), Vec::from_iter(0..64), "{farewell:?}");
+            for mut receipt in receipts {
+                receipt.try_recv().expect("known when the end is over").unwrap();
+            }
+            assert_eq!(sender.node.stats().sent(), (64, bytes.len() as u64));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_slowly_gets_all_that_was_queued_before_the_end() {
+    let sender = Sender::<64>::plain().await;
+    let Narrow { mut peer, addr, capacity } = dialled_narrow(&sender.node).await;
+    let receipts = queue(&sender, addr, 40, 10_000);
+    let slowly = async {
+        let mut bytes = Vec::new();
+        while in_time("more bytes", peer.read_buf(&mut bytes)).await.expect("no reset") > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        bytes
+    };
+    let (bytes, ended) = tokio::join!(slowly, sender.node.disconnect(addr));
+    assert!(ended && bytes.len() > capacity, "more than the sockets hold");
+    assert_eq!(numbers(&bytes), Vec::from_iter(0..40));
+    for receipt in receipts {
+        receipt.await.unwrap().unwrap();
+    }
+}
+
+async fn assert_receipts_are_true_when_the_peer_stalls<const TIMEOUT_MS: u64>(farewell: Farewell) -> Duration {
+    let sender = Sender::<64, TIMEOUT_MS>::plain().await;
+    let Narrow { mut peer, addr, .. } = dialled_narrow(&sender.node).await;
+    let early = queue(&sender, addr, 3, 1_000);
+    poll_times(pin!(pending::<()>()), 20).await;
+    let late = queue(&sender, addr, 20, 20_000);
+    let began = Instant::now();
+    say(farewell, &sender.node, addr).await;
+    let elapsed = began.elapsed();
+    let mut confirmed = 0;
+    for receipt in early.into_iter().chain(late) {
+        confirmed += usize::from(matches!(receipt.await, Ok(Ok(()))));
+    }
+    assert_eq!(sender.node.stats().sent().0, confirmed as u64);
+    let mut bytes = Vec::new();
+    // What follows the confirmed messages may be cut off in any way.
+    _ = in_time("the end", peer.read_to_end(&mut bytes)).await;
+    assert!((3..23).contains(&confirmed) && numbers(&bytes).len() >= confirmed, "{confirmed} confirmed");
+    elapsed
+}
+
+#[tokio::test]
+async fn a_stalled_peer_holds_up_the_end_for_a_second_or_the_write_timeout_and_the_receipts_are_true() {
+    let (disconnect, shut_down, short) = tokio::join!(
+        assert_receipts_are_true_when_the_peer_stalls::<{ u64::MAX }>(Farewell::Disconnect),
+        assert_receipts_are_true_when_the_peer_stalls::<{ u64::MAX }>(Farewell::ShutDown),
+        assert_receipts_are_true_when_the_peer_stalls::<50>(Farewell::Disconnect),
+    );
+    let second = Duration::from_secs(1);
+    assert!(disconnect >= second && shut_down >= second && short < second, "{disconnect:?} {shut_down:?} {short:?}");
+}
+
+/// Reads, and never gets done with the first message.
+#[derive(Clone)]
+struct Busy(Sender);
+
+impl Pea2Pea for Busy {
+    fn node(&self) -> &Node {
+        &self.0.node
+    }
+}
+
+impl Reading for Busy {
+    const MESSAGE_QUEUE_DEPTH: usize = 1;
+
+    type Message = BytesMut;
+    type Codec = LengthDelimitedCodec;
+
+    fn codec(&self, _addr: SocketAddr, _side: ConnectionSide) -> LengthDelimitedCodec {
+        LengthDelimitedCodec::new()
+    }
+
+    async fn process_message(&self, _source: SocketAddr, _message: BytesMut) {
+        pending().await
+    }
+}
+
+/// The peer sends without reading, then the node ends the connection.
+async fn assert_unread_input_is_harmless(reads: bool, settled: bool, farewell: Farewell) {
+    let busy = Busy(Sender::plain().await);
+    if reads {
+        busy.enable_reading().await;
+    }
+    let (mut peer, addr) = dialled_raw(busy.node()).await;
+    busy.0.unicast(addr, HELLO).unwrap().await.unwrap().unwrap();
+    peer.writable().await.unwrap();
+    let input = frame(&[0; 100]).repeat(100);
+    assert_eq!(peer.try_write(&input).unwrap(), input.len());
+    if settled {
+        poll_times(pin!(pending::<()>()), 200).await;
+    }
+    say(farewell, busy.node(), addr).await;
+    let mut bytes = Vec::new();
+    let end = in_time("the end", peer.read_to_end(&mut bytes)).await;
+    // A reset that comes behind the FIN does not show in the reading here, but other systems drop what they hold then.
+    let reset = peer.take_error().unwrap();
+    assert!(end.is_ok() && reset.is_none(), "reads {reads}, settled {settled}, {farewell:?}: {end:?}, {reset:?}");
+    assert_eq!(bytes, frame(&HELLO));
+}
+
+#[tokio::test]
+async fn unread_input_does_not_turn_the_end_into_a_reset() {
+    for farewell in [Farewell::Disconnect, Farewell::ShutDown] {
+        for reads in [true, false] {
+            assert_unread_input_is_harmless(reads, true, farewell).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn input_that_comes_just_before_the_end_does_not_turn_it_into_a_reset() {
+    for farewell in [Farewell::Disconnect, Farewell::ShutDown] {
+        for reads in [true, false] {
+            assert_unread_input_is_harmless(reads, false, farewell).await;
+        }
+    }
+}

@@ -18,7 +18,7 @@ use std::{
 
 use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::codec::Encoder;
 
 use crate::{
@@ -34,6 +34,21 @@ pub(crate) enum PushError {
     Full,
     /// The connection is ending.
     Closed,
+}
+
+/// What the writer is doing. It is woken by a message that finds it parked, and by the return of a press that it awaits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Activity {
+    /// Waiting for a message, with nothing to write.
+    Parked,
+    /// Woken, or about to look for a batch.
+    Due,
+    /// Waiting for the press, which a sender has taken.
+    AwaitingPress,
+    /// Giving senders that were turned away one chance to go on streaming, before it parks.
+    Lingering,
+    /// Writing a batch.
+    Writing,
 }
 
 /// Whether messages are taken.
@@ -54,25 +69,18 @@ struct State<M> {
     press: Option<Box<Press<M>>>,
     /// Whether the press holds a batch that waits for the writer.
     has_waiting_batch: bool,
-    /// Whether the writer has a batch that is not wholly written.
-    is_writing: bool,
-    /// Whether the writer has been woken, or has not parked since it was.
-    is_scheduled: bool,
-    /// Whether the writer wants the press and found it taken.
-    awaits_press: bool,
+    writer: Activity,
     /// Whether the queue has been full since the writer last swapped it out.
     has_been_full: bool,
     /// Whether the queue has been full and the writer has not parked since.
     is_streaming: bool,
-    /// Whether the writer has given way once before it parks.
-    has_lingered: bool,
     intake: Intake,
 }
 
 impl<M> State<M> {
     /// What a graceful end would have to wait for.
     fn is_flushed(&self) -> bool {
-        self.queue.is_empty() && self.swapped_out == 0 && !self.has_waiting_batch && !self.is_writing
+        self.queue.is_empty() && self.swapped_out == 0 && !self.has_waiting_batch && self.writer != Activity::Writing
     }
 
     /// Puts what was not encoded back in front of what was queued in the meantime.
@@ -117,13 +125,10 @@ impl<M: Send + 'static> Outbox<M> {
             swapped_out: 0,
             press: Some(Box::new(Press::new(encoder, flush_at))),
             has_waiting_batch: false,
-            is_writing: false,
             // The writer's first poll comes by itself.
-            is_scheduled: true,
-            awaits_press: false,
+            writer: Activity::Due,
             has_been_full: false,
             is_streaming: false,
-            has_lingered: false,
             intake: Intake::Open,
         };
         Self { depth, state: Mutex::new(state), writer: AtomicWaker::new(), writer_gone: AtomicBool::new(false) }
@@ -143,11 +148,7 @@ impl<M: Send + 'static> Outbox<M> {
         }
         if state.queue.len() + state.swapped_out < self.depth {
             state.queue.push_back(item);
-            let wake = !std::mem::replace(&mut state.is_scheduled, true);
-            drop(state);
-            if wake {
-                self.writer.wake();
-            }
+            self.wake_writer_from(Activity::Parked, state);
             return Ok(());
         }
         state.has_been_full = true;
@@ -174,11 +175,19 @@ impl<M: Send + 'static> Outbox<M> {
             press.discard();
         } else {
             state.put_back(press);
-            let wake = std::mem::take(&mut state.awaits_press);
-            drop(state);
-            if wake {
-                self.writer.wake();
-            }
+            self.wake_writer_from(Activity::AwaitingPress, state);
+        }
+    }
+
+    /// Wakes the writer if it is waiting in this way; the lock is released before.
+    fn wake_writer_from(&self, waiting: Activity, mut state: MutexGuard<'_, State<M>>) {
+        let is_waiting = state.writer == waiting;
+        if is_waiting {
+            state.writer = Activity::Due;
+        }
+        drop(state);
+        if is_waiting {
+            self.writer.wake();
         }
     }
 
@@ -187,28 +196,27 @@ impl<M: Send + 'static> Outbox<M> {
         // Before the state is read: a sender that comes after finds a waker to wake.
         self.writer.register(cx.waker());
         let mut state = self.state.lock();
-        state.is_writing = false;
+        let before = std::mem::replace(&mut state.writer, Activity::Due);
         if state.intake == Intake::Abandoned {
             return Poll::Ready(Load::Finished);
         }
         let Some(press) = state.press.as_ref() else {
-            state.awaits_press = true;
+            state.writer = Activity::AwaitingPress;
             return Poll::Pending;
         };
         if state.queue.is_empty() && press.batch.is_empty() {
             if state.intake == Intake::Finishing {
                 return Poll::Ready(Load::Finished);
             }
-            if state.is_streaming && !state.has_lingered {
-                // Senders that were turned away get one chance to go on streaming before the writer parks.
-                state.has_lingered = true;
+            if state.is_streaming && before != Activity::Lingering {
+                state.writer = Activity::Lingering;
                 drop(state);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
             state.is_streaming = false;
             state.has_been_full = false;
-            state.is_scheduled = false;
+            state.writer = Activity::Parked;
             let surplus = Self::take_surplus(&mut state, batch);
             drop(state);
             surplus.release();
@@ -217,8 +225,7 @@ impl<M: Send + 'static> Outbox<M> {
         if std::mem::take(&mut state.has_been_full) {
             state.is_streaming = true;
         }
-        state.has_lingered = false;
-        state.is_writing = true;
+        state.writer = Activity::Writing;
         let Some(mut press) = state.press.take() else { unreachable!("seen above, under the same lock") };
         std::mem::swap(&mut state.queue, &mut press.queue);
         state.swapped_out = press.queue.len();

@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 
 use crate::{
     connection::{Connection, ConnectionSide, DisconnectOrigin},
-    framing::{read::ReadEnd, write::WriteEnd},
+    framing::{read::ReadEnd, write::Written},
     meter::Meter,
     outbox::AnyOutbox,
     task::dispose,
@@ -25,8 +25,8 @@ pub(crate) trait HandshakeHook: Send + Sync {
 /// Runs a read loop to its end.
 pub(crate) type RunReader = Box<dyn FnOnce(ReadHalf) -> BoxFuture<'static, ReadEnd> + Send>;
 
-/// Runs a write loop to its end, and gives the half back for the farewell.
-pub(crate) type RunWriter = Box<dyn FnOnce(WriteHalf) -> BoxFuture<'static, (WriteEnd, WriteHalf)> + Send>;
+/// Runs a write loop to its end.
+pub(crate) type RunWriter = Box<dyn FnOnce(WriteHalf) -> BoxFuture<'static, Written<WriteHalf>> + Send>;
 
 pub(crate) trait ReadingHook: Send + Sync {
     /// Calls the user's `codec`.

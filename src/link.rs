@@ -18,6 +18,11 @@ use crate::{
 /// The most time that a graceful end spends on flushing what is queued.
 pub(crate) const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
 
+/// The most time that a flush may take on a connection with the given timeout of a batch.
+pub(crate) fn flush_time(write_timeout: Option<Duration>) -> Duration {
+    write_timeout.map_or(MAX_FLUSH_TIME, |timeout| timeout.min(MAX_FLUSH_TIME))
+}
+
 /// The halves of the stream that no task owns, because their protocol is not enabled; kept so that the stream stays open.
 #[derive(Debug, Default)]
 pub(crate) struct UnusedHalves {
@@ -59,7 +64,7 @@ impl Link {
         write_timeout: Option<Duration>,
         unused: UnusedHalves,
     ) -> Self {
-        let flush_time = write_timeout.map_or(MAX_FLUSH_TIME, |timeout| timeout.min(MAX_FLUSH_TIME));
+        let flush_time = flush_time(write_timeout);
         Self { info, outbox, is_wrapped, flush_time, unused: Mutex::new(unused), tasks: Mutex::default() }
     }
 
@@ -69,10 +74,6 @@ impl Link {
 
     pub(crate) fn outbox(&self) -> Option<&dyn AnyOutbox> {
         self.outbox.as_deref()
-    }
-
-    pub(crate) fn flush_time(&self) -> Duration {
-        self.flush_time
     }
 
     /// Takes the handles of the tasks that have just been spawned; `on_connect` may have returned already.

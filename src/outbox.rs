@@ -11,7 +11,10 @@
 use std::{
     any::Any,
     collections::VecDeque,
-    fmt, io,
+    fmt,
+    future::Future,
+    io,
+    pin::pin,
     sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
 };
@@ -26,6 +29,10 @@ use crate::{
     scratch,
     task::dispose_all,
 };
+
+/// How often a writer gives way before it ends a stream. A sender that was turned away and yields is polled again after
+/// the writer's first turn when both run on one thread.
+const LINGER_TURNS: u8 = 2;
 
 /// Why a message was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +52,8 @@ enum Activity {
     Due,
     /// Waiting for the press, which a sender has taken.
     AwaitingPress,
-    /// Giving senders that were turned away one chance to go on streaming, before it parks.
-    Lingering,
+    /// Giving senders that were turned away a chance to go on streaming, before it parks; so many turns so far.
+    Lingering(u8),
     /// Writing a batch.
     Writing,
 }
@@ -208,11 +215,11 @@ impl<M: Send + 'static> Outbox<M> {
             if state.intake == Intake::Finishing {
                 return Poll::Ready(Load::Finished);
             }
-            if state.is_streaming && before != Activity::Lingering {
-                state.writer = Activity::Lingering;
+            let turns = if let Activity::Lingering(turns) = before { turns } else { 0 };
+            if state.is_streaming && turns < LINGER_TURNS {
+                state.writer = Activity::Lingering(turns + 1);
                 drop(state);
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+                return Self::poll_yield(cx);
             }
             state.is_streaming = false;
             state.has_been_full = false;
@@ -241,6 +248,13 @@ impl<M: Send + 'static> Outbox<M> {
             state.put_back(press);
         }
         Poll::Ready(Load::Batch)
+    }
+
+    /// Gives way as a sender does that was turned away; waking itself, the writer would be back before that sender.
+    fn poll_yield(cx: &mut Context<'_>) -> Poll<Load> {
+        let pending = pin!(tokio::task::yield_now()).poll(cx);
+        debug_assert!(pending.is_pending(), "the first poll of yield_now");
+        Poll::Pending
     }
 
     /// Takes out what an idle connection does not need.

@@ -10,8 +10,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures_util::future::BoxFuture;
-
 /// How many nested hooks are told apart: a hook of one node that polls a hook of another, and so on.
 const MAX_DEPTH: usize = 8;
 
@@ -73,29 +71,29 @@ pub(crate) fn is_inside_task_of(connection: usize) -> bool {
 }
 
 /// A future that runs hooks; each poll is marked with its scope.
-pub(crate) struct Scoped<T> {
+pub(crate) struct Scoped<F> {
     scope: Scope,
-    future: BoxFuture<'static, T>,
+    future: F,
 }
 
-impl<T> Scoped<T> {
-    pub(crate) fn new(scope: Scope, future: BoxFuture<'static, T>) -> Self {
+impl<F: Future + Unpin> Scoped<F> {
+    pub(crate) fn new(scope: Scope, future: F) -> Self {
         Self { scope, future }
     }
 }
 
-impl<T> Future for Scoped<T> {
-    type Output = T;
+impl<F: Future + Unpin> Future for Scoped<F> {
+    type Output = F::Output;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let _entered = Entered::new(self.scope);
-        self.future.as_mut().poll(cx)
+        Pin::new(&mut self.future).poll(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
+    use futures_util::{FutureExt, future::BoxFuture};
 
     use super::*;
 

@@ -41,7 +41,8 @@ struct Seen {
     messages: Mutex<Vec<(SocketAddr, BytesMut)>>,
 }
 
-/// A node with all five protocols; a message that begins with `!` makes it panic, a handshake byte that is not 1 fails.
+/// A node with all five protocols. A message that begins with `!` makes it panic; in a handshake, 1 is right, 2 makes it
+/// shut down before it goes on as if nothing had happened, and anything else is an error.
 #[derive(Clone)]
 struct Peer {
     node: Node,
@@ -91,7 +92,12 @@ impl Handshake for Peer {
     async fn perform_handshake(&self, mut conn: Connection) -> io::Result<Connection> {
         let stream = self.borrow_stream(&mut conn);
         stream.write_u8(1).await?;
-        if stream.read_u8().await? == 1 { Ok(conn) } else { Err(io::ErrorKind::InvalidData.into()) }
+        match stream.read_u8().await? {
+            1 => {}
+            2 => self.node.shut_down().await,
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        Ok(conn)
     }
 }
 
@@ -245,20 +251,11 @@ async fn paired() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_stranger() {
     let (peer, addr) = Peer::listening(local_config()).await;
-    // One address for all connections: each is the successor of the one before, whose tasks and sends may be late.
-    let port = TcpStream::connect(addr).await.unwrap().local_addr().unwrap();
-    settled(&peer.node, 0).await;
-    let mut lives = 0;
-    while lives < 100 {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(port).unwrap();
-        // The predecessor's slot may not be released yet, and then the successor is refused.
-        let Ok(mut stream) = socket.connect(addr).await else { continue };
-        if stream.write_u8(1).await.is_err() || stream.read_u8().await.is_err() {
-            continue;
-        }
-        lives += 1;
+    // One address for all connections, of an interface that no other test uses: each is the successor of the one before,
+    // whose tasks and sends may be late.
+    let mut port: SocketAddr = "127.77.0.1:0".parse().unwrap();
+    for lives in 1..=100 {
+        let mut stream = in_time("a successor", successor(&mut port, addr)).await;
         wait_until("it is live", || peer.node.is_connected(port)).await;
         let info = peer.node.connection_info(port).unwrap();
         assert_eq!(info.stats().sent(), (0, 0), "it has counters of its own");
@@ -274,6 +271,20 @@ async fn no_stranger() {
         assert_eq!(peer.endings(), usize::from(lives), "one ending each");
     }
     peer.node.shut_down().await;
+}
+
+/// Dials from the same port again; while the slot of the connection before is not released, the dial is refused.
+async fn successor(port: &mut SocketAddr, addr: SocketAddr) -> TcpStream {
+    loop {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(*port).unwrap();
+        *port = socket.local_addr().unwrap();
+        let Ok(mut stream) = socket.connect(addr).await else { continue };
+        if stream.write_u8(1).await.is_ok() && stream.read_u8().await.is_ok() {
+            return stream;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -308,6 +319,18 @@ async fn monotonic_close() {
     }
 }
 
+/// A handshake that succeeds in the very poll in which the gate was shut.
+#[tokio::test]
+async fn monotonic_close_of_a_setup_that_is_ready() {
+    let (peer, addr) = Peer::listening(local_config()).await;
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_u8(2).await.unwrap();
+    assert_eq!(read_to_eof(&mut stream).await, [1]);
+    in_time("the end", peer.node.shut_down()).await;
+    assert_vacant(&peer.node);
+    assert_eq!((peer.endings(), peer.seen.on_connect_begun.load(SeqCst)), (0, 0));
+}
+
 /// The heap is looked at, to the byte, in `tests/leaks.rs`.
 #[tokio::test]
 async fn leak_free() {
@@ -323,7 +346,12 @@ async fn leak_free() {
         assert!(other.node.disconnect(addr).await);
         settled(&peer.node, 0).await;
     }
+    // A peer that does not close its side keeps nothing alive.
+    let stubborn = raw_dial(addr).await.unwrap();
+    settled(&peer.node, 1).await;
+    assert!(peer.node.disconnect(stubborn.local_addr().unwrap()).await);
     wait_until("the connections' tasks are gone", || tasks() == idle).await;
+    drop(stubborn);
     tokio::join!(peer.node.shut_down(), other.node.shut_down());
     wait_until("the nodes' tasks are gone", || tasks() == before).await;
     let (seen, others) = (Arc::downgrade(&peer.seen), Arc::downgrade(&other.seen));
@@ -333,20 +361,26 @@ async fn leak_free() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ordered() {
-    const MESSAGES: u32 = 50_000;
+    // Large enough for a queue to take more than one batch, so that what is left of it has to be put back.
+    const MESSAGES: u32 = 10_000;
+    const SIZE: usize = 2_000;
     let (peer, addr) = Peer::listening(local_config()).await;
     let other = Peer::new(local_config()).await;
     other.node.connect(addr).await.unwrap();
     for number in 0..MESSAGES {
-        let message = Bytes::copy_from_slice(&number.to_be_bytes());
+        let mut message = BytesMut::zeroed(SIZE);
+        message[..4].copy_from_slice(&number.to_be_bytes());
+        let message = message.freeze();
         while let Err(error) = other.unicast_fast(addr, message.clone()) {
             assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
             yield_now().await;
         }
     }
     wait_until("all arrive", || peer.messages() >= MESSAGES as usize).await;
-    let numbers: Vec<_> = peer.seen.messages.lock().unwrap().iter().map(|(_, m)| m.to_vec()).collect();
-    assert!(numbers.into_iter().eq((0..MESSAGES).map(|number| number.to_be_bytes().to_vec())));
+    let messages = std::mem::take(&mut *peer.seen.messages.lock().unwrap());
+    let numbers = messages.iter().map(|(_, message)| u32::from_be_bytes(message[..4].try_into().unwrap()));
+    assert!(numbers.eq(0..MESSAGES));
+    assert!(messages.iter().all(|(_, message)| message.len() == SIZE));
     tokio::join!(peer.node.shut_down(), other.node.shut_down());
 }
 

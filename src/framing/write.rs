@@ -40,6 +40,15 @@ pub(crate) enum WriteEnd {
     Failed(FailedWrite),
 }
 
+/// What a write loop leaves.
+pub(crate) struct Written<W> {
+    pub(crate) end: WriteEnd,
+    pub(crate) half: W,
+    pub(crate) presence: WriterPresence,
+    /// The bound of a flush.
+    pub(crate) timeout: Option<Duration>,
+}
+
 /// A batch that failed; dropping it resolves its receipts to `Err(_)`, as if the connection had merely gone away.
 pub(crate) struct FailedWrite {
     batch: Batch,
@@ -90,6 +99,7 @@ impl From<EncodeError> for Failure {
 pub(crate) struct Writer<W, M, O> {
     half: W,
     outbox: Arc<Outbox<M>>,
+    presence: WriterPresence,
     /// What is being written.
     batch: Batch,
     /// How many of its bytes the OS has taken.
@@ -109,7 +119,18 @@ where
     O: Observer,
 {
     pub(crate) fn new(half: W, outbox: Arc<Outbox<M>>, timeout: Option<Duration>, observer: O) -> Self {
-        Self { half, outbox, batch: Batch::default(), written: 0, is_flushed: true, timeout, timer: None, observer }
+        let presence = WriterPresence(Arc::clone(&outbox) as _);
+        Self {
+            half,
+            outbox,
+            presence,
+            batch: Batch::default(),
+            written: 0,
+            is_flushed: true,
+            timeout,
+            timer: None,
+            observer,
+        }
     }
 
     /// Writes what is queued until the outbox is finished or a write fails; the stream is given back, open.
@@ -118,14 +139,18 @@ where
     ///
     /// # Cancel safety
     /// Dropping it drops the receipts of the batch being written.
-    pub(crate) async fn run(mut self) -> (WriteEnd, W) {
-        let end = match poll_fn(|cx| self.poll_run(cx)).await {
-            Ok(()) => WriteEnd::Finished,
-            Err(Failure { error, is_timeout, panicked }) => {
-                WriteEnd::Failed(FailedWrite { batch: self.batch, error, is_timeout, panicked })
-            }
-        };
-        (end, self.half)
+    // Not an `async fn`: that would keep room for the writer twice.
+    pub(crate) fn run(self) -> impl Future<Output = Written<W>> {
+        let mut writer = self;
+        async move {
+            let end = match poll_fn(|cx| writer.poll_run(cx)).await {
+                Ok(()) => WriteEnd::Finished,
+                Err(Failure { error, is_timeout, panicked }) => {
+                    WriteEnd::Failed(FailedWrite { batch: writer.batch, error, is_timeout, panicked })
+                }
+            };
+            Written { end, half: writer.half, presence: writer.presence, timeout: writer.timeout }
+        }
     }
 
     fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
@@ -196,10 +221,23 @@ where
 }
 
 /// Tells the outbox that its writer is gone, however it went.
-pub(crate) struct WriterPresence(pub(crate) Arc<dyn AnyOutbox>);
+pub(crate) struct WriterPresence(Arc<dyn AnyOutbox>);
+
+impl WriterPresence {
+    /// Takes no more messages.
+    pub(crate) fn refuse(&self) {
+        self.0.finish();
+    }
+
+    /// Drops the messages that are queued.
+    pub(crate) fn abandon(&self) {
+        self.0.abandon();
+    }
+}
 
 impl Drop for WriterPresence {
     fn drop(&mut self) {
+        self.0.finish();
         self.0.set_writer_gone();
     }
 }

@@ -145,7 +145,7 @@ proptest! {
             let sink = Sink { script, next: 0, taken: Arc::clone(&taken) };
             let (queue, observer) = (Arc::clone(&outbox), sent.clone());
             let writer = tokio::spawn(async move {
-                let (end, _) = Writer::new(sink, queue, Some(Duration::from_secs(60)), observer).run().await;
+                let end = Writer::new(sink, queue, Some(Duration::from_secs(60)), observer).run().await.end;
                 if let WriteEnd::Failed(failed) = end {
                     failed.report();
                     return false;
@@ -161,9 +161,9 @@ proptest! {
                     let (tx, rx) = oneshot::channel();
                     match outbox.push(message.clone(), wants_receipt.then_some(tx)) {
                         Ok(()) => break accepted.push((message, wants_receipt.then_some(rx))),
-                        Err(PushError::Full) if writer.is_finished() => break 'messages,
                         Err(PushError::Full) => tokio::task::yield_now().await,
-                        Err(PushError::Closed) => unreachable!("nobody closes it"),
+                        // The writer has failed.
+                        Err(PushError::Closed) => break 'messages,
                     }
                 }
             }
@@ -215,7 +215,7 @@ fn a_writer_that_has_to_wait_fails_after_its_timeout_and_not_for_want_of_budget(
         outbox.push(Message::Bytes(vec![1; 64]), None).unwrap();
         outbox.push(Message::Bytes(vec![1; 64]), None).unwrap();
         let queue = Arc::clone(&outbox);
-        let (end, _) = Writer::new(near, queue, Some(Duration::ZERO), Sent::default()).run().await;
+        let end = Writer::new(near, queue, Some(Duration::ZERO), Sent::default()).run().await.end;
         assert!(matches!(end, WriteEnd::Failed(failed) if failed.is_timeout));
         drop(far);
 
@@ -228,7 +228,7 @@ fn a_writer_that_has_to_wait_fails_after_its_timeout_and_not_for_want_of_budget(
         while tokio::task::coop::has_budget_remaining() {
             tokio::task::coop::consume_budget().await;
         }
-        let (end, _) = Writer::new(sink, outbox, Some(Duration::ZERO), Sent::default()).run().await;
+        let end = Writer::new(sink, outbox, Some(Duration::ZERO), Sent::default()).run().await.end;
         assert!(matches!(end, WriteEnd::Finished));
         assert_eq!(taken.lock().unwrap().len(), 10_000);
     });

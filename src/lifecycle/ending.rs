@@ -1,12 +1,11 @@
 //! The tasks of a live connection, and its end.
-//!
-//! What a task needs only at its end is boxed then, so that a connection does not carry it all its life.
 
 use std::{
+    future::Future,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Weak},
-    time::Duration,
+    task::{Context, Poll},
 };
 
 use futures_util::future::BoxFuture;
@@ -18,83 +17,136 @@ use crate::{
     error::describe,
     framing::{
         read::ReadEnd,
-        write::{FailedWrite, WriteEnd, WriterPresence},
+        write::{FailedWrite, WriteEnd, Written},
     },
     hooks::OnConnectHook,
     kernel::Kernel,
-    link::Link,
-    outbox::AnyOutbox,
+    link::{Link, flush_time},
     registry::Teardown,
     scope::{self, Scope, Scoped},
-    task::{bound, caught, dispose, poll_once, within},
+    task::{Panicked, bound, catch, caught, dispose, poll_once, within},
     transport::{WriteHalf, say_farewell},
 };
 
-pub(super) async fn read_to_end(reading: BoxFuture<'static, ReadEnd>, link: Ender) {
-    // The loop owns the decoder, whose drop is user code too.
-    let reason = caught(move || reading).await.unwrap_or_else(ReadEnd::DecoderPanicked);
-    match &reason {
-        ReadEnd::Stopped => return,
-        ReadEnd::Eof => debug!(parent: link.info.span(), "the peer closed the connection"),
-        ReadEnd::Failed(error) => debug!(parent: link.info.span(), error = describe(error), "could not read"),
-        ReadEnd::Idle => debug!(parent: link.info.span(), "no message within Reading::IDLE_TIMEOUT_MS"),
-        ReadEnd::DecoderPanicked(panicked) => _ = report_panic("the decoder or the stream", &link.info, panicked),
-        ReadEnd::ProcessPanicked(panicked) => _ = report_panic("process_message", &link.info, panicked),
-    }
-    if let Some(claim) = link.claim() {
-        if matches!(reason, ReadEnd::Idle) {
-            link.kernel.heuristics.idle_timeouts.increment();
-        }
-        Box::pin(tear_down(&link.kernel, claim, None)).await;
+/// A task of a connection: runs its loop, and then what follows from the end of it.
+pub(super) enum LinkTask<T> {
+    Running {
+        /// Owns user code: the codec, a wrapped stream.
+        the_loop: BoxFuture<'static, T>,
+        link: Ender,
+        /// What follows; made when it is needed, so that a connection does not carry it all its life.
+        follow: fn(Result<T, Panicked>, Ender) -> BoxFuture<'static, ()>,
+    },
+    Following(BoxFuture<'static, ()>),
+    Done,
+}
+
+impl<T> LinkTask<T> {
+    pub(super) fn new(
+        the_loop: BoxFuture<'static, T>,
+        link: Ender,
+        follow: fn(Result<T, Panicked>, Ender) -> BoxFuture<'static, ()>,
+    ) -> Self {
+        Self::Running { the_loop, link, follow }
     }
 }
 
-pub(super) async fn write_to_end(
-    writing: BoxFuture<'static, (WriteEnd, WriteHalf)>,
-    outbox: Arc<dyn AnyOutbox>,
-    farewell_time: Duration,
-    link: Ender,
-) {
-    let _presence = WriterPresence(Arc::clone(&outbox));
-    // The loop owns the stream, which may be a wrapped one: user code.
-    let failed = match caught(move || writing).await {
-        Ok((WriteEnd::Finished, half)) => {
-            link.info.set_ended();
-            return Box::pin(say_farewell(half, farewell_time)).await;
+impl<T> Future for LinkTask<T> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let task = &mut *self;
+        if let Self::Running { the_loop, .. } = task {
+            let result = match catch(|| the_loop.as_mut().poll(cx)) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(output)) => Ok(output),
+                Err(panicked) => Err(panicked),
+            };
+            if let Self::Running { the_loop, link, follow } = std::mem::replace(task, Self::Done) {
+                dispose(the_loop);
+                *task = Self::Following(follow(result, link));
+            }
         }
-        Ok((WriteEnd::Failed(failed), half)) => {
-            dispose(half);
-            failed
+        match task {
+            Self::Following(following) => following.as_mut().poll(cx),
+            Self::Running { .. } | Self::Done => Poll::Ready(()),
         }
-        Err(panicked) => FailedWrite::panicked(panicked),
-    };
-    match &failed.panicked {
-        Some(panicked) => _ = report_panic("the encoder or the stream", &link.info, panicked),
-        None => debug!(parent: link.info.span(), error = describe(&failed.error), "could not write"),
-    }
-    // From here on a send is refused, whoever ends the connection.
-    outbox.finish();
-    if let Some(claim) = link.claim() {
-        if failed.is_timeout {
-            link.kernel.heuristics.write_timeouts.increment();
-        }
-        Box::pin(tear_down(&link.kernel, claim, Some(failed))).await;
-    } else {
-        failed.report();
-        outbox.abandon();
     }
 }
 
-pub(super) async fn run_on_connect(hook: Arc<dyn OnConnectHook>, link: Ender) {
-    let addr = link.info.addr();
-    if let Err(panicked) = caught(move || hook.on_connect(addr)).await {
-        report_panic("on_connect", &link.info, &panicked);
+pub(super) fn after_reading(reason: Result<ReadEnd, Panicked>, link: Ender) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let reason = reason.unwrap_or_else(ReadEnd::DecoderPanicked);
+        match &reason {
+            ReadEnd::Stopped => return,
+            ReadEnd::Eof => debug!(parent: link.info.span(), "the peer closed the connection"),
+            ReadEnd::Failed(error) => debug!(parent: link.info.span(), error = describe(error), "could not read"),
+            ReadEnd::Idle => debug!(parent: link.info.span(), "no message within Reading::IDLE_TIMEOUT_MS"),
+            ReadEnd::DecoderPanicked(panicked) => _ = report_panic("the decoder or the stream", &link.info, panicked),
+            ReadEnd::ProcessPanicked(panicked) => _ = report_panic("process_message", &link.info, panicked),
+        }
         if let Some(claim) = link.claim() {
-            Box::pin(tear_down(&link.kernel, claim, None)).await;
+            if matches!(reason, ReadEnd::Idle) {
+                link.kernel.heuristics.idle_timeouts.increment();
+            }
+            tear_down(&link.kernel, claim, None).await;
         }
-    } else if let Some(link) = link.link.upgrade() {
-        link.set_on_connect_done();
-    }
+    })
+}
+
+pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link: Ender) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        // The presence is kept to the end: whoever waits for the writer waits for its farewell too.
+        let (failed, presence) = match written {
+            Ok(Written { end: WriteEnd::Finished, half, presence, timeout }) => {
+                // The reader uses nothing more: what the farewell discards would be missing in it.
+                link.info.set_ended();
+                say_farewell(half, flush_time(timeout)).await;
+                return drop(presence);
+            }
+            Ok(Written { end: WriteEnd::Failed(failed), half, presence, .. }) => {
+                dispose(half);
+                (failed, Some(presence))
+            }
+            Err(panicked) => (FailedWrite::panicked(panicked), None),
+        };
+        match &failed.panicked {
+            Some(panicked) => _ = report_panic("the encoder or the stream", &link.info, panicked),
+            None => debug!(parent: link.info.span(), error = describe(&failed.error), "could not write"),
+        }
+        // From here on a send is refused, whoever ends the connection.
+        if let Some(presence) = &presence {
+            presence.refuse();
+        }
+        if let Some(claim) = link.claim() {
+            if failed.is_timeout {
+                link.kernel.heuristics.write_timeouts.increment();
+            }
+            tear_down(&link.kernel, claim, Some(failed)).await;
+        } else {
+            failed.report();
+            if let Some(presence) = &presence {
+                presence.abandon();
+            }
+        }
+    })
+}
+
+pub(super) fn run_on_connect(hook: Arc<dyn OnConnectHook>, addr: SocketAddr) -> BoxFuture<'static, ()> {
+    Box::pin(async move { hook.on_connect(addr).await })
+}
+
+pub(super) fn after_on_connect(result: Result<(), Panicked>, link: Ender) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        if let Err(panicked) = result {
+            report_panic("on_connect", &link.info, &panicked);
+            if let Some(claim) = link.claim() {
+                tear_down(&link.kernel, claim, None).await;
+            }
+        } else if let Some(link) = link.link.upgrade() {
+            link.set_on_connect_done();
+        }
+    })
 }
 
 /// What a task of a connection needs to claim its end.

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use tokio::task::AbortHandle;
 use tracing::error;
 
@@ -48,7 +47,7 @@ fn report_panic(hook: &'static str, info: &ConnectionInfo, panicked: &Panicked) 
 pub(crate) fn spawn_counted(
     kernel: &Arc<Kernel>,
     info: Option<ConnectionInfo>,
-    task: BoxFuture<'static, ()>,
+    task: impl Future<Output = ()> + Send + Unpin + 'static,
 ) -> AbortHandle {
     kernel.tasks.enter();
     let task_of = info.as_ref().map_or(0, ConnectionInfo::identity);
@@ -61,14 +60,14 @@ pub(crate) fn spawn_counted(
 }
 
 /// A task that leaves the counts when it has been dropped.
-struct Counted {
+struct Counted<F> {
     /// `None` once it is dropped.
-    task: Option<Scoped<()>>,
+    task: Option<Scoped<F>>,
     info: Option<ConnectionInfo>,
     kernel: Arc<Kernel>,
 }
 
-impl Future for Counted {
+impl<F: Future<Output = ()> + Unpin> Future for Counted<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -76,7 +75,7 @@ impl Future for Counted {
     }
 }
 
-impl Drop for Counted {
+impl<F> Drop for Counted<F> {
     fn drop(&mut self) {
         dispose(self.task.take());
         if let Some(info) = &self.info {

@@ -2,7 +2,7 @@
 
 use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::future::{BoxFuture, Either, select};
+use futures_util::future::{Either, select};
 use tokio::{
     net::{TcpSocket, TcpStream},
     sync::OwnedSemaphorePermit,
@@ -11,7 +11,7 @@ use tokio::{
 use tracing::{debug, error_span};
 
 use super::{
-    ending::{Ender, read_to_end, run_on_connect, write_to_end},
+    ending::{Ender, LinkTask, after_on_connect, after_reading, after_writing, run_on_connect},
     report_panic, spawn_counted,
 };
 use crate::{
@@ -176,16 +176,21 @@ fn go_live(
     reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
 
     let end = |origin| Ender { kernel: Arc::clone(kernel), link: Arc::downgrade(&link), info: info.clone(), origin };
-    let spawn = |task: BoxFuture<'static, ()>| spawn_counted(kernel, Some(info.clone()), task);
-    let reader = reader.map(|reading| spawn(Box::pin(read_to_end(reading, end(DisconnectOrigin::Reading)))));
-    let writer = writer.zip(outbox).map(|(writing, outbox)| {
-        spawn(Box::pin(write_to_end(writing, outbox, link.flush_time(), end(DisconnectOrigin::Writing))))
+    let own = || Some(info.clone());
+    let reader = reader.map(|reading| {
+        let task = LinkTask::new(reading, end(DisconnectOrigin::Reading), after_reading);
+        spawn_counted(kernel, own(), task)
+    });
+    let writer = writer.map(|writing| {
+        let task = LinkTask::new(writing, end(DisconnectOrigin::Writing), after_writing);
+        spawn_counted(kernel, own(), task)
     });
     let on_connect = hooks.on_connect.take().and_then(|hook| {
         let is_abortable = hook.is_abortable();
-        let task = Box::pin(run_on_connect(hook, end(DisconnectOrigin::OnConnectAbort)));
+        let end = end(DisconnectOrigin::OnConnectAbort);
+        let task = LinkTask::new(run_on_connect(hook, addr), end, after_on_connect);
         if is_abortable {
-            return Some(spawn(task));
+            return Some(spawn_counted(kernel, own(), task));
         }
         tokio::spawn(Scoped::new(Scope { node: kernel.identity(), task_of: 0 }, task));
         None

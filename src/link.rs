@@ -24,7 +24,7 @@ pub(crate) fn flush_time(write_timeout: Option<Duration>) -> Duration {
 }
 
 /// The halves of the stream that no task owns, because their protocol is not enabled; kept so that the stream stays open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct UnusedHalves {
     pub(crate) read: Option<ReadHalf>,
     pub(crate) write: Option<WriteHalf>,
@@ -50,7 +50,8 @@ pub(crate) struct Link {
     is_wrapped: bool,
     /// The most time that a flush may take.
     flush_time: Duration,
-    unused: Mutex<UnusedHalves>,
+    /// `None` if there are none, as is usual.
+    unused: Mutex<Option<Box<UnusedHalves>>>,
     /// Filled at once after the link was established.
     tasks: Mutex<LinkTasks>,
 }
@@ -64,6 +65,7 @@ impl Link {
         write_timeout: Option<Duration>,
         unused: UnusedHalves,
     ) -> Self {
+        let unused = (unused.read.is_some() || unused.write.is_some()).then(|| Box::new(unused));
         let flush_time = flush_time(write_timeout);
         Self { info, outbox, is_wrapped, flush_time, unused: Mutex::new(unused), tasks: Mutex::default() }
     }
@@ -105,7 +107,7 @@ impl Link {
             }
             return;
         }
-        let unused = self.unused.lock().write.take();
+        let unused = self.unused.lock().as_mut().and_then(|unused| unused.write.take());
         if let Some(half) = unused {
             self.info.set_ended();
             say_farewell(half, self.flush_time).await;
@@ -117,7 +119,7 @@ impl Link {
         self.info.set_ended();
         let is_flushed = self.outbox.as_ref().is_none_or(|outbox| outbox.abandon());
         // A wrapped stream is user code. Whoever else still refers to the link must not keep the socket open.
-        let unused = std::mem::take(&mut *self.unused.lock());
+        let unused = self.unused.lock().take();
         dispose(unused);
         let LinkTasks { reader, writer, on_connect, .. } = std::mem::take(&mut *self.tasks.lock());
         for task in [reader, on_connect].into_iter().flatten() {

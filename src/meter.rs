@@ -34,6 +34,10 @@ impl Meter {
     pub(crate) fn new(node: Arc<NodeTraffic>, info: ConnectionInfo) -> Self {
         Self { node, info, dropped: Cell::new(0) }
     }
+
+    pub(crate) fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
 }
 
 impl Observer for Meter {

@@ -46,7 +46,7 @@ pub(crate) struct Batch {
     /// The receipts of its messages that have one.
     receipts: Vec<Receipt>,
     /// What went wrong with the encoding of one of its messages; none of them is written then.
-    failure: Option<EncodeError>,
+    failure: Option<Box<EncodeError>>,
 }
 
 impl Batch {
@@ -61,7 +61,7 @@ impl Batch {
     }
 
     pub(crate) fn take_failure(&mut self) -> Option<EncodeError> {
-        self.failure.take()
+        self.failure.take().map(|failure| *failure)
     }
 
     /// Reports success for all messages in it, and empties it.
@@ -196,7 +196,7 @@ impl<M> Press<M> {
         // What was swapped out together fails together, and nothing of it is written.
         batch.messages = 0;
         batch.bytes.clear();
-        batch.failure = Some(failure);
+        batch.failure = Some(Box::new(failure));
         batch.receipts.extend(queue.iter_mut().filter_map(|item| item.receipt.take()));
         dispose_all(queue.drain(..));
     }

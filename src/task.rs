@@ -55,11 +55,17 @@ pub(crate) fn dispose_all<T>(values: impl IntoIterator<Item = T>) {
     }
 }
 
-/// Keeps a user's future in place and catches the panics of its drop, also when the surrounding future is dropped.
-struct Shield<'a, F>(Pin<&'a mut Option<F>>);
+/// Polls and drops a user's future in its place; a panic becomes an error, also when the surrounding future is dropped.
+pub(crate) struct Shield<'a, F>(Pin<&'a mut Option<F>>);
 
-impl<F: Future> Shield<'_, F> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<F::Output, Panicked>> {
+impl<'a, F: Future> Shield<'a, F> {
+    pub(crate) fn new(place: Pin<&'a mut Option<F>>) -> Self {
+        Self(place)
+    }
+
+    /// # Panics
+    /// If the future has been cleared.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<F::Output, Panicked>> {
         let Some(future) = self.0.as_mut().as_pin_mut() else {
             unreachable!("a shielded future is not polled after its end");
         };
@@ -70,7 +76,8 @@ impl<F: Future> Shield<'_, F> {
         }
     }
 
-    fn clear(&mut self) -> Result<(), Panicked> {
+    /// Drops the future.
+    pub(crate) fn clear(&mut self) -> Result<(), Panicked> {
         catch(|| self.0.set(None))
     }
 }
@@ -84,38 +91,12 @@ impl<F> Drop for Shield<'_, F> {
 }
 
 /// Makes, polls and drops a user's future; a panic in any of the three becomes an error.
-///
-/// `meanwhile` runs after each poll that left the future pending; `Break` ends the wait and drops the future.
-pub(crate) async fn shielded<F: Future, B>(
-    make: impl FnOnce() -> F,
-    mut meanwhile: impl FnMut(&mut Context<'_>) -> Option<B>,
-) -> Result<Outcome<F::Output, B>, Panicked> {
-    let mut slot = pin!(Some(catch(make)?));
-    let mut future = Shield(slot.as_mut());
-    let outcome = poll_fn(|cx| match future.poll(cx) {
-        Poll::Ready(output) => Poll::Ready(output.map(Outcome::Finished)),
-        Poll::Pending => meanwhile(cx).map_or(Poll::Pending, |reason| Poll::Ready(Ok(Outcome::Interrupted(reason)))),
-    })
-    .await?;
-    future.clear()?;
-    Ok(outcome)
-}
-
-/// How [`shielded`] ended.
-#[derive(Debug)]
-pub(crate) enum Outcome<T, B> {
-    /// The future resolved.
-    Finished(T),
-    /// `meanwhile` gave a reason to stop.
-    Interrupted(B),
-}
-
-/// [`shielded`] without anything to do meanwhile.
 pub(crate) async fn caught<F: Future>(make: impl FnOnce() -> F) -> Result<F::Output, Panicked> {
-    match shielded(make, |_| None::<std::convert::Infallible>).await? {
-        Outcome::Finished(output) => Ok(output),
-        Outcome::Interrupted(never) => match never {},
-    }
+    let mut place = pin!(Some(catch(make)?));
+    let mut future = Shield::new(place.as_mut());
+    let output = poll_fn(|cx| future.poll(cx)).await?;
+    future.clear()?;
+    Ok(output)
 }
 
 /// Polls a future once, within the poll of the caller.
@@ -128,8 +109,11 @@ pub(crate) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::O
 }
 
 /// The bound that a `TIMEOUT_MS` stands for; the largest one means none.
-pub(crate) fn bound(timeout_ms: u64) -> Option<Duration> {
-    (timeout_ms != u64::MAX).then(|| Duration::from_millis(timeout_ms))
+pub(crate) const fn bound(timeout_ms: u64) -> Option<Duration> {
+    match timeout_ms {
+        u64::MAX => None,
+        _ => Some(Duration::from_millis(timeout_ms)),
+    }
 }
 
 /// Waits for a future within a bound; `None` when the time ran out.

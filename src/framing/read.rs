@@ -29,7 +29,7 @@ use tokio_util::{codec::Decoder, io::poll_read_buf};
 use super::{CLOCK_JUMP, Observer};
 use crate::{
     error, scratch,
-    task::{Outcome, Panicked, catch, dispose, dispose_all, shielded},
+    task::{Panicked, Shield, catch, dispose, dispose_all},
 };
 
 /// How many messages in a row a decoder may return without consuming a byte, when no new bytes arrive either.
@@ -91,7 +91,7 @@ enum Until {
 pub(crate) struct Reader<R, D: Decoder, O> {
     half: R,
     decoder: D,
-    settings: ReadSettings,
+    settings: &'static ReadSettings,
     observer: O,
     /// Bytes that no complete message has consumed; without capacity while there are none and none are being read.
     buffer: BytesMut,
@@ -108,7 +108,7 @@ pub(crate) struct Reader<R, D: Decoder, O> {
     /// Since when the next complete message is being waited for; `None`: the clock stands still.
     waiting_since: Option<Instant>,
     /// Why the connection is to end once the queue is empty.
-    end: Option<ReadEnd>,
+    end: Option<Box<ReadEnd>>,
     /// Whether the timer is set to the end of the drain.
     draining: bool,
 }
@@ -119,7 +119,7 @@ where
     D: Decoder<Error = io::Error>,
     O: Observer,
 {
-    pub(crate) fn new(half: R, decoder: D, settings: ReadSettings, observer: O) -> Self {
+    pub(crate) fn new(half: R, decoder: D, settings: &'static ReadSettings, observer: O) -> Self {
         Self {
             half,
             decoder,
@@ -144,35 +144,47 @@ where
     ///
     /// # Cancel safety
     /// Dropping it drops the pending `process`; the messages not processed yet go with the reader.
-    pub(crate) async fn run<F: Future<Output = ()>>(&mut self, mut process: impl FnMut(D::Item) -> F) -> ReadEnd {
-        let mut timer = pin!(None::<Sleep>);
-        let mut processed = 0_u32;
-        loop {
-            if self.observer.has_ended() {
-                return ReadEnd::Stopped;
-            }
-            let Some(message) = self.queue.pop_front() else {
-                if let Some(end) = self.end.take() {
+    #[expect(clippy::manual_async_fn, reason = "an async fn would keep room for its arguments twice")]
+    pub(crate) fn run<F: Future<Output = ()>>(
+        &mut self,
+        mut process: impl FnMut(D::Item) -> F,
+    ) -> impl Future<Output = ReadEnd> {
+        async move {
+            let mut timer = pin!(None::<Sleep>);
+            let mut processed = 0_u32;
+            loop {
+                if self.observer.has_ended() {
+                    return ReadEnd::Stopped;
+                }
+                let Some(message) = self.queue.pop_front() else {
+                    if let Some(end) = self.end.take() {
+                        return *end;
+                    }
+                    poll_fn(|cx| self.poll_fill(cx, timer.as_mut(), Until::FirstMessages)).await;
+                    continue;
+                };
+                let mut future = pin!(match catch(|| process(message)) {
+                    Ok(future) => Some(future),
+                    Err(panicked) => return ReadEnd::ProcessPanicked(panicked),
+                });
+                let mut future = Shield::new(future.as_mut());
+                let processing = poll_fn(|cx| {
+                    if let Poll::Ready(result) = future.poll(cx) {
+                        return Poll::Ready(result.map_err(ReadEnd::ProcessPanicked));
+                    }
+                    let _ready_or_not = self.poll_fill(cx, timer.as_mut(), Until::Full);
+                    self.poll_end_of_wait(cx, timer.as_mut()).map_or(Poll::Pending, |end| Poll::Ready(Err(end)))
+                });
+                if let Err(end) = processing.await {
                     return end;
                 }
-                poll_fn(|cx| self.poll_fill(cx, timer.as_mut(), Until::FirstMessages)).await;
-                continue;
-            };
-            let outcome = shielded(
-                || process(message),
-                |cx| {
-                    let _ready_or_not = self.poll_fill(cx, timer.as_mut(), Until::Full);
-                    self.poll_end_of_wait(cx, timer.as_mut())
-                },
-            );
-            match outcome.await {
-                Ok(Outcome::Finished(())) => {}
-                Ok(Outcome::Interrupted(end)) => return end,
-                Err(panicked) => return ReadEnd::ProcessPanicked(panicked),
-            }
-            processed = processed.wrapping_add(1);
-            if processed.is_multiple_of(MESSAGES_PER_BUDGET_UNIT) {
-                coop::consume_budget().await;
+                if let Err(panicked) = future.clear() {
+                    return ReadEnd::ProcessPanicked(panicked);
+                }
+                processed = processed.wrapping_add(1);
+                if processed.is_multiple_of(MESSAGES_PER_BUDGET_UNIT) {
+                    coop::consume_budget().await;
+                }
             }
         }
     }
@@ -192,7 +204,7 @@ where
             }
             if self.decodable {
                 if let Err(panicked) = catch(|| self.decode_available()) {
-                    self.end = Some(ReadEnd::DecoderPanicked(panicked));
+                    self.end = Some(Box::new(ReadEnd::DecoderPanicked(panicked)));
                 }
                 continue;
             }
@@ -222,10 +234,10 @@ where
         self.prepare_buffer();
         match ready!(poll_read_buf(Pin::new(&mut self.half), cx, &mut self.buffer)) {
             // Asked after the read: the end of a connection discards input only when it has said that it is the end.
-            Ok(_) if self.observer.has_ended() => self.end = Some(ReadEnd::Stopped),
+            Ok(_) if self.observer.has_ended() => self.end = Some(Box::new(ReadEnd::Stopped)),
             Ok(0) => self.eof = true,
             Ok(_) => self.stalls = 0,
-            Err(error) => self.end = Some(ReadEnd::Failed(error)),
+            Err(error) => self.end = Some(Box::new(ReadEnd::Failed(error))),
         }
         self.decodable = true;
         Poll::Ready(())
@@ -301,19 +313,19 @@ where
                     }
                     self.stalls = if consumed == 0 { self.stalls + 1 } else { 0 };
                     if self.stalls > MAX_STALLS {
-                        self.end = Some(ReadEnd::Failed(error::no_progress(MAX_STALLS)));
+                        self.end = Some(Box::new(ReadEnd::Failed(error::no_progress(MAX_STALLS))));
                         return;
                     }
                 }
                 Ok(None) => {
                     self.decodable = false;
                     if self.eof {
-                        self.end = Some(ReadEnd::Eof);
+                        self.end = Some(Box::new(ReadEnd::Eof));
                     }
                     return;
                 }
                 Err(error) => {
-                    self.end = Some(ReadEnd::Failed(error));
+                    self.end = Some(Box::new(ReadEnd::Failed(error)));
                     return;
                 }
             }
@@ -339,7 +351,7 @@ where
                 self.waiting_since = None;
                 timer.set(None);
             } else {
-                self.end = Some(ReadEnd::Idle);
+                self.end = Some(Box::new(ReadEnd::Idle));
                 return Poll::Ready(());
             }
         }
@@ -348,7 +360,7 @@ where
     /// Tells, while `process` is pending, whether the connection ends without waiting for it any longer.
     fn poll_end_of_wait(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Option<Sleep>>) -> Option<ReadEnd> {
         // A full queue may keep the decoder from saying that the end has come.
-        if self.eof && matches!(self.end, None | Some(ReadEnd::Eof)) {
+        if self.eof && matches!(self.end.as_deref(), None | Some(ReadEnd::Eof)) {
             if !self.draining {
                 self.draining = true;
                 timer.set(Some(sleep_until(Instant::now() + DRAIN_TIME)));
@@ -359,10 +371,10 @@ where
             return Some(ReadEnd::Eof);
         }
         // Whoever ended the connection may be this very `process`, still inside its call; it is dropped with the task.
-        if matches!(self.end, Some(ReadEnd::Stopped)) {
+        if matches!(self.end.as_deref(), Some(ReadEnd::Stopped)) {
             return None;
         }
-        self.end.take()
+        self.end.take().map(|end| *end)
     }
 }
 

@@ -157,7 +157,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 fn read_all(
     script: Vec<Step>,
     decoder: impl Decoder<Item = Vec<u8>, Error = io::Error>,
-    settings: ReadSettings,
+    settings: &'static ReadSettings,
     pauses: &[u8],
 ) -> (Vec<Vec<u8>>, ReadEnd, (usize, usize, usize)) {
     let counts = Counts::default();
@@ -216,7 +216,7 @@ proptest! {
         let theirs = Recorder { replaces_buffer, eager, ..Recorder::default() };
         let (our_calls, their_calls) = (Rc::clone(&ours.calls), Rc::clone(&theirs.calls));
         let (expected, error) = framed(script.clone(), theirs);
-        let (processed, end, (messages, _, dropped)) = read_all(script, ours, SETTINGS, &pauses);
+        let (processed, end, (messages, _, dropped)) = read_all(script, ours, &SETTINGS, &pauses);
         match (&end, error) {
             (ReadEnd::Eof, None) => {}
             (ReadEnd::Failed(error), Some(kind)) => prop_assert_eq!(error.kind(), kind),
@@ -239,7 +239,7 @@ proptest! {
     fn wire_bytes_are_those_of_complete_messages(lengths in prop::collection::vec(0_u8..100, 0..50), eager: bool, cut in 1_usize..70) {
         let wire: Vec<u8> = lengths.iter().flat_map(|&length| std::iter::once(length).chain((0..length).map(|_| 7))).collect();
         let script = wire.chunks(cut).map(|chunk| Step::Bytes(chunk.to_vec())).collect();
-        let (processed, _, counts) = read_all(script, Recorder { eager, ..Recorder::default() }, SETTINGS, &[]);
+        let (processed, _, counts) = read_all(script, Recorder { eager, ..Recorder::default() }, &SETTINGS, &[]);
         prop_assert_eq!(processed.len(), lengths.len());
         prop_assert_eq!(counts, (lengths.len(), wire.len(), 0));
     }
@@ -269,19 +269,20 @@ impl Decoder for Stalling {
 #[test]
 fn ten_thousand_messages_without_progress_are_allowed_and_one_more_is_not() {
     let script = || vec![Step::Bytes(vec![0; 3])];
-    let (processed, end, _) = read_all(script(), Stalling { count: 10_000, consumes: 0 }, SETTINGS, &[]);
+    let (processed, end, _) = read_all(script(), Stalling { count: 10_000, consumes: 0 }, &SETTINGS, &[]);
     assert_eq!(processed.len(), 10_000);
     assert!(matches!(end, ReadEnd::Eof), "{end:?}");
-    let (processed, end, _) = read_all(script(), Stalling { count: 10_001, consumes: 0 }, SETTINGS, &[]);
+    let (processed, end, _) = read_all(script(), Stalling { count: 10_001, consumes: 0 }, &SETTINGS, &[]);
     assert_eq!(processed.len(), 10_001);
     assert!(matches!(end, ReadEnd::Failed(error) if error.kind() == io::ErrorKind::InvalidData));
 }
 
 #[test]
 fn without_backpressure_what_does_not_fit_is_dropped_and_counted() {
-    let settings = ReadSettings { depth: 3, backpressure: false, ..SETTINGS };
+    static DROPPING: ReadSettings =
+        ReadSettings { depth: 3, backpressure: false, buffer_size: 64 * 1024, idle_timeout: None };
     let script = vec![Step::Bytes([1, 9].repeat(20))];
-    let (processed, _, counts) = read_all(script, Recorder::default(), settings, &[]);
+    let (processed, _, counts) = read_all(script, Recorder::default(), &DROPPING, &[]);
     assert_eq!(processed.len(), 3);
     assert_eq!(counts, (20, 40, 17));
 }
@@ -289,7 +290,7 @@ fn without_backpressure_what_does_not_fit_is_dropped_and_counted() {
 #[test]
 fn a_message_larger_than_the_buffer_arrives_whole_after_small_ones() {
     for buffer_size in [1, 16, 4_096, 64 * 1024] {
-        let settings = ReadSettings { buffer_size, ..SETTINGS };
+        let settings = Box::leak(Box::new(ReadSettings { buffer_size, ..SETTINGS }));
         let frames: Vec<Vec<u8>> = (0..40_usize).map(|i| vec![i as u8; (i * 7) % 250]).collect();
         let wire: Vec<u8> =
             frames.iter().flat_map(|frame| std::iter::once(frame.len() as u8).chain(frame.iter().copied())).collect();

@@ -1,6 +1,6 @@
 //! Receiving messages.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
 use tokio_util::codec::Decoder;
 
@@ -100,23 +100,31 @@ where
 
 struct Adapter<T>(T);
 
+impl<T: Reading + Clone + Send + Sync + 'static> Adapter<T> {
+    const SETTINGS: ReadSettings = ReadSettings {
+        depth: T::MESSAGE_QUEUE_DEPTH,
+        backpressure: T::BACKPRESSURE,
+        buffer_size: match T::INITIAL_BUFFER_SIZE {
+            0 => MIN_BUFFER_SIZE,
+            size if size > MAX_BUFFER_SIZE => MAX_BUFFER_SIZE,
+            size => size,
+        },
+        idle_timeout: match T::IDLE_TIMEOUT_MS {
+            0 => None,
+            timeout_ms => bound(timeout_ms),
+        },
+    };
+}
+
 impl<T: Reading + Clone + Send + Sync + 'static> ReadingHook for Adapter<T> {
     fn prepare(&self, addr: SocketAddr, own_side: ConnectionSide, meter: Meter) -> RunReader {
-        let settings = ReadSettings {
-            depth: T::MESSAGE_QUEUE_DEPTH,
-            backpressure: T::BACKPRESSURE,
-            buffer_size: match T::INITIAL_BUFFER_SIZE {
-                0 => MIN_BUFFER_SIZE,
-                size => size.min(MAX_BUFFER_SIZE),
-            },
-            idle_timeout: bound(T::IDLE_TIMEOUT_MS).filter(|timeout| *timeout != Duration::ZERO),
-        };
         let decoder = self.0.codec(addr, own_side);
         let user = self.0.clone();
         Box::new(move |half| {
-            let mut reader = Reader::new(half, decoder, settings, meter);
+            let info = meter.info().clone();
+            let mut reader = Reader::new(half, decoder, &Self::SETTINGS, meter);
             Box::pin(async move {
-                let process = |message| user.process_message(addr, message);
+                let process = |message| user.process_message(info.addr(), message);
                 reader.run(process).await
             })
         })

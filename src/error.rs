@@ -161,7 +161,9 @@ pub(crate) fn no_peers_after_shutdown() -> io::Error {
 /// Formatted only when shown: a sender may meet it many times a millisecond.
 #[derive(Debug)]
 struct QueueFull {
+    /// The peer whose queue it is.
     addr: SocketAddr,
+    /// How many messages it takes.
     depth: usize,
 }
 

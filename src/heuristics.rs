@@ -21,12 +21,17 @@ impl Counter {
 /// All counters begin at 0 and only grow. None of them is logged above `DEBUG`: a monitor reads them here.
 #[derive(Debug, Default)]
 pub struct Heuristics {
-    /// See the getter of the same name, as with the others.
+    /// See [`Self::connect_budget_rejections()`].
     pub(crate) connect_budget_rejections: Counter,
+    /// See [`Self::inbound_connections_rejected()`].
     pub(crate) inbound_connections_rejected: Counter,
+    /// See [`Self::accept_errors()`].
     pub(crate) accept_errors: Counter,
+    /// See [`Self::handshake_timeouts()`].
     pub(crate) handshake_timeouts: Counter,
+    /// See [`Self::idle_timeouts()`].
     pub(crate) idle_timeouts: Counter,
+    /// See [`Self::write_timeouts()`].
     pub(crate) write_timeouts: Counter,
 }
 

@@ -35,7 +35,9 @@ pub(crate) trait ReadingHook: Send + Sync {
 
 /// What a connection needs of Writing.
 pub(crate) struct PreparedWriter {
+    /// Where messages are queued.
     pub(crate) outbox: Arc<dyn AnyOutbox>,
+    /// Writes them.
     pub(crate) run: RunWriter,
     /// How long a batch may take to be flushed.
     pub(crate) timeout: Option<Duration>,
@@ -59,10 +61,15 @@ pub(crate) trait OnDisconnectHook: Send + Sync {
 /// The hooks of the protocols that are enabled.
 #[derive(Default, Clone)]
 pub(crate) struct HookSet {
+    /// Before a connection is live.
     pub(crate) handshake: Option<Arc<dyn HandshakeHook>>,
+    /// Receives.
     pub(crate) reading: Option<Arc<dyn ReadingHook>>,
+    /// Sends.
     pub(crate) writing: Option<Arc<dyn WritingHook>>,
+    /// When a connection has gone live.
     pub(crate) on_connect: Option<Arc<dyn OnConnectHook>>,
+    /// When a connection ends.
     pub(crate) on_disconnect: Option<Arc<dyn OnDisconnectHook>>,
 }
 
@@ -80,6 +87,7 @@ impl Drop for HookSet {
 /// A node's hooks, until the node has shut down.
 #[derive(Default)]
 pub(crate) struct Hooks {
+    /// Written by `enable_*` and by the end of a shutdown only.
     set: RwLock<HookSet>,
 }
 

@@ -29,16 +29,23 @@ use crate::{
 
 /// The inside of a node.
 pub(crate) struct Kernel {
+    /// As validated.
     pub(crate) config: Config,
+    /// The given name, or a number.
     pub(crate) name: String,
+    /// The span of the node's log lines, and the parent of its connections' spans.
     pub(crate) span: Span,
+    /// Shared with the meters of all connections.
     pub(crate) traffic: Arc<NodeTraffic>,
+    /// What went wrong.
     pub(crate) heuristics: Heuristics,
     /// The connections, with their limits.
     pub(crate) registry: Arc<Registry<Link>>,
     /// One permit per setup in flight.
     pub(crate) setups: Arc<Semaphore>,
+    /// The enabled protocols.
     pub(crate) hooks: Hooks,
+    /// The listening socket's state.
     pub(crate) listener: Listener,
     /// The node's tasks, other than those a user keeps from ending (`on_connect` that is not abortable).
     pub(crate) tasks: TaskCount,

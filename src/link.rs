@@ -26,14 +26,18 @@ pub(crate) fn flush_time(write_timeout: Option<Duration>) -> Duration {
 /// The halves of the stream that no task owns, because their protocol is not enabled; kept so that the stream stays open.
 #[derive(Debug)]
 pub(crate) struct UnusedHalves {
+    /// Without Reading.
     pub(crate) read: Option<ReadHalf>,
+    /// Without Writing.
     pub(crate) write: Option<WriteHalf>,
 }
 
 /// The tasks of a connection. A handle keeps the memory of a task that has ended.
 #[derive(Debug, Default)]
 pub(crate) struct LinkTasks {
+    /// With Reading.
     pub(crate) reader: Option<AbortHandle>,
+    /// With Writing.
     pub(crate) writer: Option<AbortHandle>,
     /// Only if it may be aborted.
     pub(crate) on_connect: Option<AbortHandle>,
@@ -43,6 +47,7 @@ pub(crate) struct LinkTasks {
 
 /// A live connection.
 pub(crate) struct Link {
+    /// What the connection is.
     info: ConnectionInfo,
     /// `None` if the connection was set up without Writing.
     outbox: Option<Arc<dyn AnyOutbox>>,

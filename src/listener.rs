@@ -177,6 +177,7 @@ fn reuse_port(_: &TcpSocket) -> io::Result<()> {
 struct OpenSocket {
     /// `None` once it is closed.
     socket: Option<TcpListener>,
+    /// Who is told.
     accept_loop: Arc<AcceptLoop>,
 }
 

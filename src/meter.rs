@@ -14,6 +14,7 @@ use crate::{connection::ConnectionInfo, framing::Observer, stats::Stats};
 /// The counters of a node, and what its connections share to keep its log short.
 #[derive(Debug, Default)]
 pub(crate) struct NodeTraffic {
+    /// Of all connections together.
     pub(crate) stats: Stats,
     /// When a warning about dropped messages was last logged.
     warned: Mutex<Option<Instant>>,
@@ -24,7 +25,9 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts the traffic of one direction of a connection, for the connection and for its node.
 pub(crate) struct Meter {
+    /// The node's counters.
     node: Arc<NodeTraffic>,
+    /// The connection, with its own counters.
     info: ConnectionInfo,
     /// Messages dropped on this connection since it last warned.
     dropped: Cell<usize>,

@@ -69,6 +69,7 @@ enum Intake {
 }
 
 struct State<M> {
+    /// What is to be encoded next.
     queue: VecDeque<Item<M>>,
     /// How many messages are swapped out to be encoded: they keep their places until they are bytes.
     swapped_out: usize,
@@ -76,11 +77,13 @@ struct State<M> {
     press: Option<Box<Press<M>>>,
     /// Whether the press holds a batch that waits for the writer.
     has_waiting_batch: bool,
+    /// What the writer is doing.
     writer: Activity,
     /// Whether the queue has been full since the writer last swapped it out.
     has_been_full: bool,
     /// Whether the queue has been full and the writer has not parked since.
     is_streaming: bool,
+    /// Whether messages are taken.
     intake: Intake,
 }
 
@@ -113,7 +116,9 @@ pub(crate) enum Load {
 
 /// The outbound queue of one connection.
 pub(crate) struct Outbox<M> {
+    /// How many messages are taken.
     depth: usize,
+    /// Held for a few instructions, never while user code runs.
     state: Mutex<State<M>>,
     /// The writer's waker.
     writer: AtomicWaker,
@@ -276,7 +281,9 @@ impl<M: Send + 'static> Outbox<M> {
 
 /// Memory that an idle connection gives back; it holds no messages.
 struct Surplus<M> {
+    /// Empty queues.
     rings: [VecDeque<Item<M>>; 2],
+    /// Empty buffers.
     buffers: [BytesMut; 2],
 }
 

@@ -24,7 +24,9 @@ pub(crate) type Receipt = oneshot::Sender<io::Result<()>>;
 
 /// A queued message.
 pub(crate) struct Item<M> {
+    /// What is sent.
     pub(crate) message: M,
+    /// Of `unicast` only.
     pub(crate) receipt: Option<Receipt>,
 }
 
@@ -38,6 +40,7 @@ pub(crate) enum EncodeError {
 /// Encoded messages on their way to the socket.
 #[derive(Default)]
 pub(crate) struct Batch {
+    /// What goes to the stream.
     pub(crate) bytes: BytesMut,
     /// How many messages are in it.
     pub(crate) messages: usize,
@@ -122,6 +125,7 @@ impl<M, E: Encoder<M, Error = io::Error> + Send> EncodeQueue<M> for E {
 
 /// What turns messages into bytes; in the hands of one encoding party at a time.
 pub(crate) struct Press<M> {
+    /// The user's.
     encoder: Box<dyn EncodeQueue<M>>,
     /// What has been encoded and waits to be written.
     pub(crate) batch: Batch,

@@ -40,7 +40,9 @@ pub(crate) enum Refusal {
 /// The most slots at any instant.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SlotLimits {
+    /// In all.
     pub(crate) node: u16,
+    /// With one IP address, in its IPv4 form if it has one.
     pub(crate) per_ip: u16,
 }
 
@@ -81,7 +83,9 @@ struct State<C> {
 /// The connections of one node, `C` being the shared part of one.
 #[derive(Debug)]
 pub(crate) struct Registry<C> {
+    /// What `reserve` keeps to.
     limits: SlotLimits,
+    /// The one lock over connections.
     state: Mutex<State<C>>,
     /// Woken when the registry is closed, and when it is closed and its last slot is released.
     changed: Notify,
@@ -296,7 +300,9 @@ fn discharge(per_ip: &mut HashMap<IpAddr, u16>, addr: SocketAddr) {
 /// The right to a slot whose connection is being set up; dropping it gives the slot back.
 #[derive(Debug)]
 pub(crate) struct Reservation<C> {
+    /// Where the slot is.
     registry: Arc<Registry<C>>,
+    /// Whose slot it is.
     addr: SocketAddr,
     /// Tells this reservation's slot from a later one at the same address, after the registry voided this one.
     number: u64,
@@ -345,9 +351,13 @@ impl<C> Slot<C> {
 /// The exclusive right to end a connection; dropping it gives the slot back.
 #[derive(Debug)]
 pub(crate) struct Teardown<C> {
+    /// Where the slot is.
     registry: Arc<Registry<C>>,
+    /// Whose slot it is.
     addr: SocketAddr,
+    /// The connection that ends, which tells its slot from a successor's.
     connection: Arc<C>,
+    /// What ended it.
     origin: DisconnectOrigin,
 }
 

@@ -23,7 +23,9 @@ pub(crate) struct Scope {
 }
 
 struct Stack {
+    /// The outermost first.
     scopes: [Scope; MAX_DEPTH],
+    /// How many there are; those beyond the array are not recorded.
     depth: usize,
 }
 
@@ -72,7 +74,9 @@ pub(crate) fn is_inside_task_of(connection: usize) -> bool {
 
 /// A future that runs hooks; each poll is marked with its scope.
 pub(crate) struct Scoped<F> {
+    /// What each poll is marked with.
     scope: Scope,
+    /// What runs hooks.
     future: F,
 }
 

@@ -89,9 +89,13 @@ enum Until {
 
 /// Everything before the processing: stream, buffer, decoder, queue.
 pub(crate) struct Reader<R, D: Decoder, O> {
+    /// Where the bytes come from.
     half: R,
+    /// Makes messages of them.
     decoder: D,
+    /// What the user chose.
     settings: &'static ReadSettings,
+    /// Is told what passes.
     observer: O,
     /// Bytes that no complete message has consumed; without capacity while there are none and none are being read.
     buffer: BytesMut,
@@ -389,9 +393,13 @@ impl<R, D: Decoder, O> Drop for Reader<R, D, O> {
 
 /// Reports what one run of the decoder brought, also when it panics in the middle.
 struct Tally<'a, O: Observer> {
+    /// Who is told.
     observer: &'a O,
+    /// Messages decoded.
     messages: usize,
+    /// Their bytes.
     bytes: usize,
+    /// Those of them that did not fit.
     dropped: usize,
 }
 

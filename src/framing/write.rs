@@ -42,8 +42,11 @@ pub(crate) enum WriteEnd {
 
 /// What a write loop leaves.
 pub(crate) struct Written<W> {
+    /// How it ended.
     pub(crate) end: WriteEnd,
+    /// The stream, still open.
     pub(crate) half: W,
+    /// Kept until nobody need wait for the writer any more.
     pub(crate) presence: WriterPresence,
     /// The bound of a flush.
     pub(crate) timeout: Option<Duration>,
@@ -51,7 +54,9 @@ pub(crate) struct Written<W> {
 
 /// A batch that failed; dropping it resolves its receipts to `Err(_)`, as if the connection had merely gone away.
 pub(crate) struct FailedWrite {
+    /// What was to be written.
     batch: Batch,
+    /// What its receipts are told.
     pub(crate) error: io::Error,
     /// Whether the peer took too long to take it.
     pub(crate) is_timeout: bool,
@@ -73,6 +78,7 @@ impl FailedWrite {
 }
 
 struct Failure {
+    /// See [`FailedWrite`], as with the others.
     error: io::Error,
     is_timeout: bool,
     panicked: Option<Panicked>,
@@ -97,8 +103,11 @@ impl From<EncodeError> for Failure {
 
 /// The writing end of an outbox.
 pub(crate) struct Writer<W, M, O> {
+    /// Where the bytes go.
     half: W,
+    /// Where the messages come from.
     outbox: Arc<Outbox<M>>,
+    /// Tells the outbox when the writer is gone.
     presence: WriterPresence,
     /// What is being written.
     batch: Batch,
@@ -106,9 +115,11 @@ pub(crate) struct Writer<W, M, O> {
     written: usize,
     /// Whether all of the batch has been written, flushed and reported.
     is_flushed: bool,
+    /// How long a batch may have to wait.
     timeout: Option<Duration>,
     /// Runs while the peer keeps the batch waiting.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Is told what passes.
     observer: O,
 }
 

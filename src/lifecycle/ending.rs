@@ -151,10 +151,13 @@ pub(super) fn after_on_connect(result: Result<(), Panicked>, link: Ender) -> Box
 
 /// What a task of a connection needs to claim its end.
 pub(super) struct Ender {
+    /// The node.
     pub(super) kernel: Arc<Kernel>,
     /// The weak reference keeps the allocation from being used for another link, so its address is an identity.
     pub(super) link: Weak<Link>,
+    /// What the connection is, also after its end.
     pub(super) info: ConnectionInfo,
+    /// What an ending that this task claims is due to.
     pub(super) origin: DisconnectOrigin,
 }
 

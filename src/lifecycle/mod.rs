@@ -63,7 +63,9 @@ pub(crate) fn spawn_counted(
 struct Counted<F> {
     /// `None` once it is dropped.
     task: Option<Scoped<F>>,
+    /// The connection that it belongs to, if any.
     info: Option<ConnectionInfo>,
+    /// The node that it belongs to.
     kernel: Arc<Kernel>,
 }
 

@@ -10,7 +10,7 @@ use crate::{Pea2Pea, connections::DisconnectOrigin, hooks::OnDisconnectHook};
 ///
 /// Begins exactly once for each connection that went live, before the connection is removed. [`Writing`](super::Writing)
 /// still works in it, and what it sends is flushed, unless the origin is
-/// [`DisconnectOrigin::Writing`](crate::DisconnectOrigin::Writing). A panic is logged, and the ending goes on.
+/// [`DisconnectOrigin::Writing`]. A panic is logged, and the ending goes on.
 ///
 /// ```
 /// # use std::net::SocketAddr;

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod addr_hash;
 mod config;
 mod connection;
 mod error;

@@ -22,7 +22,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::connection::DisconnectOrigin;
+use crate::{addr_hash::AddrHash, connection::DisconnectOrigin};
 
 /// Why an address gets no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,9 +71,9 @@ struct State<C> {
     /// Whether the gate is shut; it never opens again.
     closed: bool,
     /// Every address that is not vacant.
-    slots: HashMap<SocketAddr, Slot<C>>,
+    slots: HashMap<SocketAddr, Slot<C>, AddrHash>,
     /// How many slots each IP address has; none is 0.
-    per_ip: HashMap<IpAddr, u16>,
+    per_ip: HashMap<IpAddr, u16, AddrHash>,
     /// How many slots there are of each kind.
     counts: Counts,
     /// The number of the next reservation.
@@ -95,8 +95,8 @@ impl<C> Registry<C> {
     pub(crate) fn new(limits: SlotLimits) -> Self {
         let state = State {
             closed: false,
-            slots: HashMap::new(),
-            per_ip: HashMap::new(),
+            slots: HashMap::default(),
+            per_ip: HashMap::default(),
             counts: Counts::default(),
             next_reservation: 0,
         };
@@ -276,7 +276,7 @@ impl<C> Registry<C> {
         let state = self.state.lock();
         let pending = state.slots.values().filter(|slot| matches!(slot, Slot::Connecting(_))).count();
         assert_eq!(state.counts, Counts { pending, live: state.slots.len() - pending });
-        let mut per_ip = HashMap::new();
+        let mut per_ip = HashMap::<_, _, AddrHash>::default();
         for addr in state.slots.keys() {
             *per_ip.entry(addr.ip().to_canonical()).or_insert(0_u16) += 1;
         }
@@ -287,7 +287,7 @@ impl<C> Registry<C> {
 }
 
 /// Takes one slot off the account of the address's IP.
-fn discharge(per_ip: &mut HashMap<IpAddr, u16>, addr: SocketAddr) {
+fn discharge(per_ip: &mut HashMap<IpAddr, u16, AddrHash>, addr: SocketAddr) {
     let ip = addr.ip().to_canonical();
     if let Some(count) = per_ip.get_mut(&ip) {
         *count -= 1;

@@ -27,7 +27,7 @@ fn tight_config() -> Config {
     Config { max_connections: 1, max_connections_per_ip: 1, max_connecting: 1, ..local_config() }
 }
 
-/// Any port of an address that nothing else on this host uses, so that nobody takes a port that was just given up.
+/// Any port of an address that nothing else uses, so that nobody takes a port that was just given up.
 fn private(last_byte: u8) -> SocketAddr {
     SocketAddr::from(([127, 0, 78, last_byte], 0))
 }
@@ -51,6 +51,11 @@ fn assert_names(error: &io::Error, kind: ErrorKind, addr: SocketAddr, others: &[
     let rest = text.replace(&addr.to_string(), "").replace(&addr.ip().to_string(), "");
     assert!(others.iter().all(|other| rest.contains(other)), "{others:?} are not all named: {text}");
     assert!(!ShuttingDown::caused(error));
+}
+
+/// The error of a dial that fails.
+async fn refusal(node: &Node, addr: SocketAddr) -> io::Error {
+    in_time("the dial", node.connect(addr)).await.unwrap_err()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,8 +104,7 @@ impl Faulty {
     async fn dial_fails_with(fault: Fault, expected: impl FnOnce(&io::Error, SocketAddr), expected_timeouts: u64) {
         let (_peer, addr) = raw_peer().await;
         let faulty = Self::new(fault).await;
-        let result = in_time("the dial", faulty.node.connect(addr)).await;
-        expected(&result.unwrap_err(), addr);
+        expected(&refusal(&faulty.node, addr).await, addr);
         assert_eq!(counters(&faulty.node), (0, expected_timeouts, 0));
         assert_vacant(&faulty.node);
         *faulty.fault.lock().unwrap() = Fault::None;
@@ -190,7 +194,7 @@ async fn assert_own(listener_addr: &str, own_ips: &[&str]) {
     let own = node.toggle_listener().await.unwrap().unwrap();
     let forms = own_ips.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), own.port()));
     for addr in forms.chain([own]) {
-        let error = node.connect(addr).await.expect_err("it is the node's own address");
+        let error = refusal(&node, addr).await;
         assert_names(&error, ErrorKind::AddrInUse, addr, &[]);
         let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let error = node.connect_using_socket(addr, socket.unwrap()).await.unwrap_err();
@@ -251,12 +255,12 @@ async fn an_address_in_use_already_exists_in_each_state_of_its_connection() {
     let gated = Gated::new(local_config()).await;
     let dial = gated.spawn_dial(addr);
     gated.begun(1).await;
-    let error = gated.node.connect(addr).await.expect_err("connecting");
+    let error = refusal(&gated.node, addr).await;
     assert_names(&error, ErrorKind::AlreadyExists, addr, &[]);
-    assert!(gated.node.is_connecting(addr), "the first dial goes on");
+    assert!(gated.node.is_connecting(addr), "the dial that was first goes on");
     gated.let_pass(1);
     in_time("the first dial", dial).await.unwrap().unwrap();
-    let error = gated.node.connect(addr).await.expect_err("connected");
+    let error = refusal(&gated.node, addr).await;
     assert_names(&error, ErrorKind::AlreadyExists, addr, &[]);
     assert_eq!(gated.num_begun(), 1);
     assert_eq!(counters(&gated.node), (0, 0, 0));
@@ -264,7 +268,8 @@ async fn an_address_in_use_already_exists_in_each_state_of_its_connection() {
     let lingering = Lingering::new(tight_config()).await;
     lingering.node.connect(addr).await.unwrap();
     let ending = lingering.begin_end(addr).await;
-    let error = lingering.node.connect(addr).await.expect_err("being torn down");
+    // Being torn down.
+    let error = refusal(&lingering.node, addr).await;
     assert_names(&error, ErrorKind::AlreadyExists, addr, &[]);
     lingering.let_end(1);
     assert!(in_time("the ending", ending).await.unwrap());
@@ -289,11 +294,12 @@ async fn a_used_up_limit_is_a_quota_exceeded_that_names_it() {
             peers.push((peer, addr));
         }
         let (_peer, addr) = raw_peer().await;
-        let error = node.connect(addr).await.unwrap_err();
+        let error = refusal(&node, addr).await;
         assert_names(&error, ErrorKind::QuotaExceeded, addr, &limit);
         assert!(!node.is_connecting(addr) && node.num_connected() == usize::from(LIMIT));
         let (_, live) = peers[0];
-        let error = node.connect(live).await.expect_err("what is connected already needs no more room");
+        // What is connected already needs no more room.
+        let error = refusal(&node, live).await;
         assert_names(&error, ErrorKind::AlreadyExists, live, &[]);
         assert!(node.disconnect(live).await);
         node.connect(addr).await.unwrap();
@@ -312,11 +318,12 @@ async fn a_used_up_setup_budget_is_a_quota_exceeded_and_counted() {
     let dial = gated.spawn_dial(pending);
     gated.begun(2).await;
     for (rejections, addr) in [(1, other), (2, pending)] {
-        let error = gated.node.connect(addr).await.unwrap_err();
+        let error = refusal(&gated.node, addr).await;
         assert_names(&error, ErrorKind::QuotaExceeded, addr, &["max_connecting", "1"]);
         assert_eq!(counters(&gated.node), (rejections, 0, 0));
     }
-    let error = gated.node.connect(live).await.expect_err("connected: that needs no budget to be found out");
+    // Connected: that needs no budget to be found out.
+    let error = refusal(&gated.node, live).await;
     assert_names(&error, ErrorKind::AlreadyExists, live, &[]);
     assert_eq!(counters(&gated.node), (2, 0, 0));
     gated.let_pass(2);
@@ -338,7 +345,7 @@ async fn silent_peer() -> (TcpListener, TcpStream, SocketAddr) {
 async fn a_dial_out_of_time_is_timed_out() {
     let (peer, filler, addr) = silent_peer().await;
     let node = Node::new(Config { connection_timeout_ms: 88, ..tight_config() });
-    let error = in_time("the dial", node.connect(addr)).await.unwrap_err();
+    let error = refusal(&node, addr).await;
     assert_names(&error, ErrorKind::TimedOut, addr, &["88"]);
     let error = in_time("the dial", node.connect_using_socket(addr, TcpSocket::new_v4().unwrap())).await.unwrap_err();
     assert_names(&error, ErrorKind::TimedOut, addr, &["88"]);
@@ -353,7 +360,7 @@ async fn a_dial_out_of_time_is_timed_out() {
 async fn what_the_os_says_comes_back_as_it_is() {
     let node = Node::new(tight_config());
     let (_refusing, vacant) = refusing_peer();
-    let refused = node.connect(vacant).await.unwrap_err();
+    let refused = refusal(&node, vacant).await;
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     assert!(refused.raw_os_error().is_some());
     assert_vacant(&node);
@@ -382,7 +389,7 @@ async fn a_node_that_shuts_down_says_so_whatever_the_dial_waits_for() {
     }
     let (_refusing, vacant) = refusing_peer();
     for addr in [addr, vacant] {
-        assert!(ShuttingDown::caused(&gated.node.connect(addr).await.unwrap_err()));
+        assert!(ShuttingDown::caused(&refusal(&gated.node, addr).await));
         let socket = TcpSocket::new_v4().unwrap();
         assert!(ShuttingDown::caused(&gated.node.connect_using_socket(addr, socket).await.unwrap_err()));
     }

@@ -1,4 +1,4 @@
-//! A thousand peers dial one small node at once.
+//! A thousand peers dial one small node at once, all from this process: it needs some 1,100 file descriptors.
 
 mod common;
 
@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::{bytes::BytesMut, codec::BytesCodec};
 
 const NUM_DIALLERS: usize = 1_000;
-const NUM_IPS: u8 = 8;
+const NUM_IPS: usize = 8;
 const MAX_CONNECTIONS: u16 = 20;
 const MAX_CONNECTIONS_PER_IP: u16 = 5;
 const MAX_CONNECTING: u16 = 3;
@@ -111,37 +111,39 @@ impl OnDisconnect for Popular {
     }
 }
 
-/// Dials; once served, stays until many others have been served or rejected. Tells whether it was served.
-async fn dial(source: IpAddr, target: SocketAddr, decided: watch::Sender<usize>) -> bool {
+/// Dials, some times over if need be; once served, stays until many others have been served or have given up. Returns
+/// whether it was served, and how often it was rejected.
+async fn dial(node: Node, source: IpAddr, target: SocketAddr, decided: watch::Sender<usize>) -> (bool, usize) {
+    const ATTEMPTS: usize = 3;
     const STAY: usize = 3 * MAX_CONNECTIONS as usize;
 
-    let mut stream = dial_from(source, target).await.unwrap();
-    let is_served = stream.read_u8().await.is_ok();
     let mut decisions = decided.subscribe();
-    decided.send_modify(|decided| *decided += 1);
-    if is_served {
-        let enough = NUM_DIALLERS.min(*decisions.borrow() + STAY);
-        decisions.wait_for(|decided| *decided >= enough).await.unwrap();
+    for rejections in 0..ATTEMPTS {
+        let mut stream = dial_from(source, target).await.unwrap();
+        let is_served = stream.read_u8().await.is_ok();
+        // There is a thread that looks all the time, but a busy machine may leave it too little of it.
+        look(&node);
+        if is_served {
+            decided.send_modify(|decided| *decided += 1);
+            let enough = NUM_DIALLERS.min(*decisions.borrow() + STAY);
+            decisions.wait_for(|decided| *decided >= enough).await.unwrap();
+            return (true, rejections);
+        }
     }
-    is_served
+    decided.send_modify(|decided| *decided += 1);
+    (false, ATTEMPTS)
 }
 
-/// Looks at the node all the time; returns the number of looks.
-fn watch_limits(node: &Node, done: &AtomicBool) -> usize {
-    let mut looks = 0;
-    while !done.load(Ordering::Relaxed) {
-        assert!(node.num_connecting() <= MAX_CONNECTING.into());
-        assert!(node.num_connected() <= MAX_CONNECTIONS.into());
-        let mut of_ip = HashMap::new();
-        for addr in node.connected_addrs() {
-            *of_ip.entry(addr.ip()).or_insert(0) += 1;
-        }
-        assert!(of_ip.values().sum::<u16>() <= MAX_CONNECTIONS);
-        assert!(of_ip.values().all(|&count| count <= MAX_CONNECTIONS_PER_IP));
-        looks += 1;
-        std::thread::yield_now();
+/// Checks what the node says of itself.
+fn look(node: &Node) {
+    assert!(node.num_connecting() <= MAX_CONNECTING.into());
+    assert!(node.num_connected() <= MAX_CONNECTIONS.into());
+    let mut of_ip = HashMap::new();
+    for addr in node.connected_addrs() {
+        *of_ip.entry(addr.ip()).or_insert(0) += 1;
     }
-    looks
+    assert!(of_ip.values().sum::<u16>() <= MAX_CONNECTIONS);
+    assert!(of_ip.values().all(|&count| count <= MAX_CONNECTIONS_PER_IP));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,40 +162,51 @@ async fn no_limit_is_exceeded_while_a_thousand_peers_dial_at_once() {
     popular.enable_on_disconnect().await;
     let port = node.toggle_listener().await.unwrap().unwrap().port();
     let target = SocketAddr::from(([127, 0, 0, 1], port));
-    let source = |dialler: usize| IpAddr::from([127, 0, 0, 1 + (dialler % usize::from(NUM_IPS)) as u8]);
+    // Every other dialler comes from the same address.
+    let source = |dialler: usize| {
+        let last_byte = if dialler.is_multiple_of(2) { 1 } else { 1 + dialler % NUM_IPS };
+        IpAddr::from([127, 0, 0, last_byte as u8])
+    };
 
     let done = Arc::new(AtomicBool::new(false));
     let watcher = std::thread::spawn({
         let (node, done) = (node.clone(), Arc::clone(&done));
-        move || watch_limits(&node, &done)
+        move || {
+            while !done.load(Ordering::Relaxed) {
+                look(&node);
+                std::thread::yield_now();
+            }
+        }
     });
     let (decided, _) = watch::channel(0);
     let mut diallers = JoinSet::new();
     for dialler in 0..NUM_DIALLERS {
-        diallers.spawn(dial(source(dialler), target, decided.clone()));
+        diallers.spawn(dial(node.clone(), source(dialler), target, decided.clone()));
     }
     let outcomes = in_time("all have been served or rejected", diallers.join_all()).await;
-    let num_served = outcomes.iter().filter(|&&is_served| is_served).count();
+    let num_served = outcomes.iter().filter(|(is_served, _)| *is_served).count();
+    let num_rejected: usize = outcomes.iter().map(|(_, rejections)| rejections).sum();
     settled(&node, 0).await;
     assert_vacant(&node);
 
     // It has room for everybody again, as much as before.
     let mut streams = Vec::new();
     for _ in 0..MAX_CONNECTIONS_PER_IP {
-        for dialler in 0..usize::from(MAX_CONNECTIONS / MAX_CONNECTIONS_PER_IP) {
-            let mut stream = dial_from(source(dialler), target).await.unwrap();
+        for last_byte in 1..=MAX_CONNECTIONS / MAX_CONNECTIONS_PER_IP {
+            let source = IpAddr::from([127, 0, 0, last_byte as u8]);
+            let mut stream = dial_from(source, target).await.unwrap();
             in_time("the service", stream.read_u8()).await.unwrap();
             streams.push(stream);
         }
     }
     settled(&node, MAX_CONNECTIONS.into()).await;
     done.store(true, Ordering::Relaxed);
-    assert!(watcher.join().unwrap() > 100, "the watcher saw what was going on");
+    watcher.join().unwrap();
 
     let heuristics = node.heuristics();
-    assert_eq!(heuristics.inbound_connections_rejected(), (NUM_DIALLERS - num_served) as u64);
-    assert_eq!(heuristics.accept_errors(), 0);
-    assert!(num_served > MAX_CONNECTIONS.into() && num_served < NUM_DIALLERS, "{num_served} served");
+    assert_eq!(heuristics.inbound_connections_rejected(), num_rejected as u64);
+    assert_eq!(heuristics.accept_errors(), 0, "are there 1,100 file descriptors (ulimit -n)?");
+    assert!(num_served >= MAX_CONNECTIONS.into() && num_rejected > 0, "{num_served} served");
     let gauges = popular.gauges.lock().unwrap();
     assert_eq!(gauges.handshakes.peak, MAX_CONNECTING);
     assert_eq!(gauges.connections.peak, MAX_CONNECTIONS);

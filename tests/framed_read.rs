@@ -58,7 +58,7 @@ impl Reading for Subject {
     }
 
     async fn process_message(&self, _source: SocketAddr, message: u8) {
-        if message % 4 == 0 {
+        if message.is_multiple_of(4) {
             tokio::task::yield_now().await;
         }
     }

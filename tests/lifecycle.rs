@@ -188,7 +188,7 @@ async fn a_connection_that_is_being_ended_is_still_listed_and_counted() {
     assert!(node.is_connected(addr) && !node.is_connecting(addr));
     assert_eq!((node.num_connected(), node.connected_addrs()), (1, vec![addr]));
     assert!(node.connection_info(addr).is_some());
-    assert!(!node.disconnect(addr).await, "somebody else is ending it, and is not waited for");
+    assert!(!in_time("who does not end it does not wait", node.disconnect(addr)).await);
     lingering.let_end(1);
     assert!(in_time("the ending", ending).await.unwrap());
     assert_vacant(node);

@@ -13,7 +13,10 @@ use common::{
     wait_until,
 };
 use pea2pea::{Config, Node};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::yield_now,
+};
 
 const LOCALHOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -33,7 +36,7 @@ impl Peers {
     async fn dialled_by(&mut self, node: &Node) -> Result<SocketAddr, ErrorKind> {
         let (peer, addr) = raw_peer().await;
         self.dialled.push(peer);
-        node.connect(addr).await.map(|()| addr).map_err(|error| error.kind())
+        in_time("the dial", node.connect(addr)).await.map(|()| addr).map_err(|error| error.kind())
     }
 
     /// Makes a new peer dial the node, which has room for it.
@@ -275,6 +278,9 @@ async fn connections_that_a_shutdown_cuts_off_do_not_count_as_rejected() {
     let mut in_handshake = dial_from(LOCALHOST, own).await.unwrap();
     gated.begun(1).await;
     let mut without_permit = dial_from(LOCALHOST, own).await.unwrap();
+    for _ in 0..20 {
+        yield_now().await;
+    }
     in_time("the shutdown", gated.node.shut_down()).await;
     end_of(&mut in_handshake).await;
     end_of(&mut without_permit).await;
@@ -298,7 +304,8 @@ async fn a_setup_gives_everything_back_whichever_way_its_handshake_fails() {
             let (mut stream, _) = peer.accept().await.unwrap();
             Commanded::is_served(&mut stream, failure).await
         };
-        let (dialled, is_served) = tokio::join!(node.connect(addr), answering);
+        let both = async { tokio::join!(node.connect(addr), answering) };
+        let (dialled, is_served) = in_time("the dial", both).await;
         assert!(dialled.is_err() && !is_served);
         assert_vacant(node);
 

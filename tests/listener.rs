@@ -5,6 +5,7 @@ mod common;
 use std::{
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
 };
 
 use common::{
@@ -29,6 +30,10 @@ fn private(last_byte: u8) -> SocketAddr {
     SocketAddr::from(([127, 0, 77, last_byte], 0))
 }
 
+async fn toggled(node: &Node) -> Option<SocketAddr> {
+    in_time("the toggle", node.toggle_listener()).await.unwrap()
+}
+
 async fn assert_refused(addr: SocketAddr) {
     let error = TcpStream::connect(addr).await.expect_err("nobody listens");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
@@ -51,13 +56,13 @@ async fn each_toggle_switches_listening_on_or_off() {
     let node = Node::new(config_at(private(1)));
     assert_not_listening(&node).await;
     for round in 1..=3 {
-        let addr = node.toggle_listener().await.unwrap().expect("it is on");
+        let addr = toggled(&node).await.expect("it is on");
         assert_ne!(addr.port(), 0, "it is the real port");
         assert_eq!(node.listening_addr().await.unwrap(), addr);
         let _stream = dial_from(LOCALHOST, addr).await.unwrap();
         settled(&node, round).await;
 
-        assert_eq!(node.toggle_listener().await.unwrap(), None);
+        assert_eq!(toggled(&node).await, None);
         assert_not_listening(&node).await;
         assert_refused(addr).await;
         assert_eq!(node.num_connected(), round, "connections stay");
@@ -69,13 +74,13 @@ async fn a_given_port_is_listened_at_again_after_connections_through_it() {
     let addr = TcpListener::bind(private(2)).await.unwrap().local_addr().unwrap();
     let node = Node::new(config_at(addr));
     for _ in 0..3 {
-        assert_eq!(node.toggle_listener().await.unwrap(), Some(addr));
+        assert_eq!(toggled(&node).await, Some(addr));
         let mut stream = dial_from(LOCALHOST, addr).await.unwrap();
         settled(&node, 1).await;
         // The node closes first, so that the port is left in the state that needs `SO_REUSEADDR`.
         assert!(node.disconnect(stream.local_addr().unwrap()).await);
         end_of(&mut stream).await;
-        assert_eq!(node.toggle_listener().await.unwrap(), None);
+        assert_eq!(toggled(&node).await, None);
     }
 }
 
@@ -96,7 +101,7 @@ async fn a_node_without_a_listener_address_never_listens() {
 #[tokio::test]
 async fn a_node_without_a_listener_address_says_just_that_after_its_shutdown_too() {
     let node = Node::new(Config { listener_addr: None, ..local_config() });
-    node.shut_down().await;
+    in_time("the shutdown", node.shut_down()).await;
     assert_cannot_listen(&node).await;
 }
 
@@ -112,7 +117,7 @@ async fn errors_of_binding_come_back_as_they_are_and_leave_nothing() {
     node.connect(busy).await.expect("it is not the node's own address");
     assert!(node.disconnect(busy).await);
     drop(peer);
-    assert_eq!(node.toggle_listener().await.unwrap(), Some(busy));
+    assert_eq!(toggled(&node).await, Some(busy));
 
     // An address reserved for documentation.
     let foreign = Node::new(config_at("203.0.113.7:0".parse().unwrap()));
@@ -126,9 +131,9 @@ async fn a_node_that_has_shut_down_does_not_listen() {
     for was_on in [false, true] {
         let node = local_node();
         if was_on {
-            node.toggle_listener().await.unwrap();
+            toggled(&node).await;
         }
-        node.shut_down().await;
+        in_time("the shutdown", node.shut_down()).await;
         assert_not_listening(&node).await;
         let error = node.toggle_listener().await.unwrap_err();
         assert!(ShuttingDown::caused(&error) && error.kind() == ErrorKind::Other, "{error}");
@@ -139,7 +144,8 @@ async fn a_node_that_has_shut_down_does_not_listen() {
 #[tokio::test]
 async fn toggles_at_the_same_time_are_carried_out_one_after_the_other() {
     let node = local_node();
-    let (first, second, third) = tokio::join!(node.toggle_listener(), node.toggle_listener(), node.toggle_listener());
+    let toggles = async { tokio::join!(node.toggle_listener(), node.toggle_listener(), node.toggle_listener()) };
+    let (first, second, third) = in_time("three toggles", toggles).await;
     assert!(first.unwrap().is_some());
     assert_eq!(second.unwrap(), None);
     assert_eq!(third.unwrap(), Some(node.listening_addr().await.unwrap()));
@@ -170,18 +176,22 @@ async fn switching_off_happens_even_if_its_future_is_dropped() {
     drop(unpolled);
     assert_eq!(node.listening_addr().await.unwrap(), addr, "a future that was not polled has done nothing");
 
-    for num_polls in 1..5 {
+    for num_polls in 0..5 {
         let addr = node.listening_addr().await.unwrap();
         let mut toggle = Box::pin(node.toggle_listener());
-        let finished = poll_times(toggle.as_mut(), num_polls).await;
+        if num_polls == 0 {
+            // One poll, and the accept loop gets no turn before the next call.
+            tokio::select! { biased; _ = &mut toggle => {}, () = std::future::ready(()) => {} }
+        } else {
+            _ = poll_times(toggle.as_mut(), num_polls).await;
+        }
         drop(toggle);
-        assert!(finished.is_none_or(|result| result.unwrap().is_none()));
         // The next call finds it off, however far that is, and switches it on.
-        let next = in_time("the next toggle", node.toggle_listener()).await.unwrap();
-        assert_eq!(node.listening_addr().await.unwrap(), next.expect("it is on"));
+        let next = toggled(&node).await.expect("it is on");
+        assert_eq!(node.listening_addr().await.unwrap(), next);
         assert_refused(addr).await;
-        let _stream = dial_from(LOCALHOST, next.unwrap()).await.unwrap();
-        settled(&node, num_polls).await;
+        let _stream = dial_from(LOCALHOST, next).await.unwrap();
+        settled(&node, num_polls + 1).await;
     }
 
     // Without a next call too.
@@ -203,9 +213,9 @@ async fn the_port_is_free_as_soon_as_listening_has_been_switched_off_or_the_node
     for round in 0..40 {
         let (node, addr) = listening(config_at(private(5))).await;
         if round % 2 == 0 {
-            assert_eq!(node.toggle_listener().await.unwrap(), None);
+            assert_eq!(toggled(&node).await, None);
         } else {
-            node.shut_down().await;
+            in_time("the shutdown", node.shut_down()).await;
         }
         assert_refused(addr).await;
         bind_strictly(addr).expect("the port is free");
@@ -219,7 +229,7 @@ async fn the_port_is_free_while_accepted_connections_live_on() {
         let stream = dial_from(LOCALHOST, addr).await.unwrap();
         let peer = stream.local_addr().unwrap();
         settled(&node, 1).await;
-        assert_eq!(node.toggle_listener().await.unwrap(), None);
+        assert_eq!(toggled(&node).await, None);
         assert_refused(addr).await;
         TcpListener::bind(addr).await.expect("the port is free");
         assert!(node.disconnect(peer).await);
@@ -230,7 +240,7 @@ async fn the_port_is_free_while_accepted_connections_live_on() {
 async fn node_with_three_at_the_door(last_byte: u8) -> (Gated, SocketAddr, [TcpStream; 3]) {
     let config = Config { max_connecting: 1, listener_backlog: 0, ..config_at(private(last_byte)) };
     let gated = Gated::new(config).await;
-    let addr = gated.node.toggle_listener().await.unwrap().unwrap();
+    let addr = toggled(&gated.node).await.unwrap();
     let in_handshake = dial_from(LOCALHOST, addr).await.unwrap();
     gated.begun(1).await;
     let waiting = dial_from(LOCALHOST, addr).await.unwrap();
@@ -244,9 +254,25 @@ async fn node_with_three_at_the_door(last_byte: u8) -> (Gated, SocketAddr, [TcpS
 }
 
 #[tokio::test]
+async fn the_backlog_is_as_long_as_configured() {
+    let (gated, addr, _streams) = node_with_three_at_the_door(10).await;
+    let one_more = tokio::time::timeout(Duration::from_millis(200), dial_from(LOCALHOST, addr)).await;
+    assert!(one_more.is_err(), "the OS lets it wait outside");
+    assert_eq!(gated.node.num_connecting(), 1);
+
+    let config = Config { max_connecting: 1, listener_backlog: 8, ..local_config() };
+    let gated = Gated::new(config).await;
+    let addr = toggled(&gated.node).await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        streams.push(in_time("the dial", dial_from(LOCALHOST, addr)).await.unwrap());
+    }
+}
+
+#[tokio::test]
 async fn setups_already_accepted_go_on_after_listening_was_switched_off() {
     let (gated, addr, [in_handshake, waiting, mut in_backlog]) = node_with_three_at_the_door(7).await;
-    assert_eq!(in_time("switching off", gated.node.toggle_listener()).await.unwrap(), None);
+    assert_eq!(toggled(&gated.node).await, None);
     assert_refused(addr).await;
     end_of(&mut in_backlog).await;
     assert_eq!(gated.node.num_connecting(), 1);
@@ -261,12 +287,12 @@ async fn setups_already_accepted_go_on_after_listening_was_switched_off() {
 #[tokio::test]
 async fn listening_again_does_not_disturb_setups_that_wait_since_before() {
     let (gated, _, [_in_handshake, _waiting, _in_backlog]) = node_with_three_at_the_door(8).await;
-    gated.node.toggle_listener().await.unwrap();
-    let addr = in_time("switching on", gated.node.toggle_listener()).await.unwrap().unwrap();
+    toggled(&gated.node).await;
+    let addr = toggled(&gated.node).await.unwrap();
     let _new = dial_from(LOCALHOST, addr).await.unwrap();
     gated.let_pass(3);
     settled(&gated.node, 3).await;
-    assert_eq!(in_time("switching off", gated.node.toggle_listener()).await.unwrap(), None);
+    assert_eq!(toggled(&gated.node).await, None);
     assert_refused(addr).await;
 }
 
@@ -286,7 +312,7 @@ async fn shutting_down_ends_the_setups_and_frees_the_port() {
 #[tokio::test]
 async fn peers_that_give_up_before_they_are_accepted_are_no_accept_errors() {
     let gated = Gated::new(Config { max_connecting: 1, ..local_config() }).await;
-    let addr = gated.node.toggle_listener().await.unwrap().unwrap();
+    let addr = toggled(&gated.node).await.unwrap();
     let _first = dial_from(LOCALHOST, addr).await.unwrap();
     gated.begun(1).await;
     for _ in 0..50 {
@@ -307,7 +333,7 @@ async fn nodes_share_a_port_if_both_reuse_it() {
     let strict = Node::new(config_at(addr));
     assert_eq!(strict.toggle_listener().await.unwrap_err().kind(), ErrorKind::AddrInUse);
     let second = Node::new(Config { reuse_listener_port: true, ..config_at(addr) });
-    assert_eq!(second.toggle_listener().await.unwrap(), Some(addr));
+    assert_eq!(toggled(&second).await, Some(addr));
 
     // The OS hands the dials out between the two.
     let mut streams = Vec::new();
@@ -320,7 +346,7 @@ async fn nodes_share_a_port_if_both_reuse_it() {
     assert!(both_have_some());
 
     // When one stops, the other gets them all.
-    assert_eq!(first.toggle_listener().await.unwrap(), None);
+    assert_eq!(toggled(&first).await, None);
     let before = second.num_connected();
     for _ in 0..10 {
         streams.push(dial_from(LOCALHOST, addr).await.unwrap());

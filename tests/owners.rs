@@ -24,6 +24,7 @@ macro_rules! owners {
         #[derive(Clone)]
         struct $owner {
             node: Node,
+            #[allow(dead_code, reason = "some only send")]
             events: Events<&'static str>,
         }
 

@@ -89,18 +89,17 @@ impl Writing for NoQueue {
 #[tokio::test]
 async fn a_queue_depth_of_zero_panics_and_leaves_the_protocol_to_others() {
     let node = local_node();
-    for text in
-        [panic_of(NoQueue(node.clone()).enable_reading()), panic_of(NoQueue(node.clone()).enable_writing())]
-    {
+    for text in [panic_of(NoQueue(node.clone()).enable_reading()), panic_of(NoQueue(node.clone()).enable_writing())] {
         assert!(text.contains("MESSAGE_QUEUE_DEPTH"), "{text}");
     }
-    let sent = NoQueue(node.clone()).unicast_fast(([127, 0, 0, 1], 1).into(), BytesMut::new());
+    let sent = NoQueue(node).unicast_fast(([127, 0, 0, 1], 1).into(), BytesMut::new());
     assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::Unsupported);
 }
 
 #[test]
 fn a_limit_of_zero_panics_with_the_name_of_the_field() {
-    let configs: [(&str, fn(Config) -> Config); 3] = [
+    type Change = fn(Config) -> Config;
+    let configs: [(&str, Change); 3] = [
         ("max_connections", |config| Config { max_connections: 0, ..config }),
         ("max_connections_per_ip", |config| Config { max_connections_per_ip: 0, ..config }),
         ("max_connecting", |config| Config { max_connecting: 0, ..config }),

@@ -150,6 +150,7 @@ fn the_expected_connections_of_large_networks_follow_from_their_shapes() {
     ] {
         assert_eq!(topology.num_expected_connections(NODES), expected, "{topology:?}");
     }
+    assert_eq!(Topology::Mesh.num_expected_connections(1_000_000), 999_999_000_000);
     for topology in [Topology::Line, Topology::Mesh, Topology::Star, Topology::Tree] {
         assert_eq!(topology.num_expected_connections(1), 0, "{topology:?}");
     }

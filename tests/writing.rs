@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{
-    Events, in_time, local_node, poll_times, wait_until,
+    Events, in_time, poll_times, wait_until,
     wire::{Narrow, Sender, dialled_narrow, dialled_raw, frame, frames, read_to_eof, send_until_refused},
 };
 use pea2pea::{
@@ -34,7 +34,7 @@ fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
 
 #[tokio::test]
 async fn without_writing_every_send_is_unsupported() {
-    let mute = Sender::<64> { node: local_node(), ends: Events::default() };
+    let mute = Sender::<64>::mute();
     let (_peer, addr) = dialled_raw(&mute.node).await;
     for addr in [addr, "127.0.0.1:1".parse().unwrap()] {
         assert_eq!(kind(mute.unicast(addr, HELLO)), ErrorKind::Unsupported);
@@ -111,7 +111,7 @@ async fn a_stranger_and_a_former_peer_are_not_connected() {
 
 #[tokio::test]
 async fn after_shut_down_every_send_is_not_connected() {
-    for sender in [Sender::<64>::plain().await, Sender { node: local_node(), ends: Events::default() }] {
+    for sender in [Sender::<64>::plain().await, Sender::mute()] {
         let (_peer, addr) = dialled_raw(&sender.node).await;
         sender.node.shut_down().await;
         assert_eq!(kind(sender.unicast(addr, HELLO)), ErrorKind::NotConnected);
@@ -190,8 +190,12 @@ async fn a_writer_that_fails_during_on_disconnect_leaves_broken_pipe() {
     let mut disconnecting = pin!(last_words.node().disconnect(addr));
     assert!(poll_times(disconnecting.as_mut(), 3).await.is_none());
     assert_eq!(last_words.results.all(), [Ok(())]);
+    let stuck = last_words.sender.unicast(addr, vec![0; 8_000_000].into()).unwrap();
+    in_time("the first bytes", peer.readable()).await.unwrap();
     peer.set_zero_linger().unwrap();
     drop(peer);
+    let error = in_time("the receipt", stuck).await.expect("its batch failed").unwrap_err();
+    assert!([ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&error.kind()), "{error}");
     wait_until("a send fails", || {
         last_words.sender.unicast_fast(addr, HELLO).is_err_and(|error| error.kind() == ErrorKind::BrokenPipe)
     })

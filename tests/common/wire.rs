@@ -161,9 +161,14 @@ pub struct Sender<const DEPTH: usize = 64, const TIMEOUT_MS: u64 = { u64::MAX }>
 }
 
 impl<const DEPTH: usize, const TIMEOUT_MS: u64> Sender<DEPTH, TIMEOUT_MS> {
+    /// Nothing is enabled.
+    pub fn mute() -> Self {
+        Self { node: local_node(), ends: Events::default() }
+    }
+
     /// Only `Writing` is enabled: an ending has no hook to wait for.
     pub async fn plain() -> Self {
-        let sender = Self { node: local_node(), ends: Events::default() };
+        let sender = Self::mute();
         sender.enable_writing().await;
         sender
     }

@@ -52,6 +52,14 @@ pub(crate) struct Batch {
     failure: Option<Box<EncodeError>>,
 }
 
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if self.bytes.capacity() != 0 {
+            scratch::give(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
 impl Batch {
     /// Takes out the memory that an empty batch does not need.
     pub(crate) fn take_surplus(&mut self) -> BytesMut {

@@ -6,6 +6,7 @@ use std::{
     any::Any,
     future::{Future, poll_fn},
     mem,
+    ops::{Deref, DerefMut},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::atomic::{AtomicUsize, Ordering},
@@ -52,6 +53,42 @@ pub(crate) fn dispose<T>(value: T) {
 pub(crate) fn dispose_all<T>(values: impl IntoIterator<Item = T>) {
     for value in values {
         dispose(value);
+    }
+}
+
+/// Holds a value of the user's whose drop may panic, so that it cannot meet the panic of another drop and abort the
+/// process.
+pub(crate) struct Disposed<T>(Option<T>);
+
+impl<T> Disposed<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+}
+
+impl<T> Deref for Disposed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match &self.0 {
+            Some(value) => value,
+            None => unreachable!("it is there until it is dropped"),
+        }
+    }
+}
+
+impl<T> DerefMut for Disposed<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        match &mut self.0 {
+            Some(value) => value,
+            None => unreachable!("it is there until it is dropped"),
+        }
+    }
+}
+
+impl<T> Drop for Disposed<T> {
+    fn drop(&mut self) {
+        dispose(self.0.take());
     }
 }
 
@@ -237,6 +274,12 @@ mod tests {
         let result = catch(|| std::panic::panic_any(Bomb));
         assert!(result.is_err());
         dispose_all([Bomb, Bomb]);
+    }
+
+    #[test]
+    fn two_disposed_values_whose_drops_panic_do_not_meet() {
+        let pair = (Disposed::new(Bomb), Disposed::new(Bomb));
+        drop(pair);
     }
 
     #[tokio::test]

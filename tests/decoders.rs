@@ -181,6 +181,47 @@ async fn ten_thousand_messages_in_a_row_may_consume_nothing() {
 }
 
 #[tokio::test]
+async fn consuming_a_byte_begins_a_new_row() {
+    let (subject, _peer) = processed_by::<6_000>(b"~~~b").await;
+    wait_until("all are processed", || subject.processed.len() == 18_004).await;
+    assert_eq!(subject.ends.all(), []);
+}
+
+/// Yields 6,000 messages whenever bytes have come, and consumes none.
+#[derive(Default)]
+struct Hoarder {
+    seen: usize,
+    left: u32,
+}
+
+impl TestDecoder for Hoarder {}
+
+impl Decoder for Hoarder {
+    type Item = u8;
+    type Error = io::Error;
+
+    fn decode(&mut self, src: &mut BytesMut) -> io::Result<Option<u8>> {
+        if src.len() > self.seen {
+            (self.seen, self.left) = (src.len(), 6_000);
+        }
+        self.left = self.left.saturating_sub(1);
+        Ok((self.left > 0).then_some(b'h'))
+    }
+}
+
+#[tokio::test]
+async fn new_bytes_begin_a_new_row() {
+    let subject = Subject::<Hoarder>::new().await;
+    let (mut peer, _) = dialled_raw(&subject.node).await;
+    for row in 1..=3 {
+        peer.write_all(b"!").await.unwrap();
+        wait_until("all are processed", || subject.processed.len() == row * 5_999).await;
+    }
+    assert_eq!(subject.ends.all(), []);
+    assert_eq!(subject.node.stats().received(), (3 * 5_999, 0));
+}
+
+#[tokio::test]
 async fn a_decoder_that_consumes_nothing_for_ever_is_an_error() {
     let (subject, _peer) = processed_by::<{ u32::MAX }>(b"a~b").await;
     subject.ended().await;

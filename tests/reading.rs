@@ -20,6 +20,7 @@ use common::{
 use pea2pea::{ConnectionSide, DisconnectOrigin, Node, Pea2Pea, protocols::Reading};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_util::{bytes::BytesMut, codec::LengthDelimitedCodec};
+use tracing::{Event, Level, Metadata, span};
 
 /// Frames of the given size each, whose payloads begin with these bytes.
 fn frames_from(first_bytes: impl IntoIterator<Item = u8>, size: usize) -> Vec<u8> {
@@ -144,6 +145,48 @@ async fn without_backpressure_what_does_not_fit_is_dropped_and_counted() {
     peer.write_all(&frames_from([99], 10)).await.unwrap();
     reader.noted.wait_for(Noted::Done(99)).await;
     assert_eq!(reader.begun(), [0, 1, 2, 20, 99]);
+}
+
+/// Counts warnings.
+struct Warnings(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, _metadata: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        self.0.fetch_add(usize::from(*event.metadata().level() == Level::WARN), Ordering::SeqCst);
+    }
+
+    fn enter(&self, _span: &span::Id) {}
+
+    fn exit(&self, _span: &span::Id) {}
+}
+
+#[tokio::test]
+async fn without_backpressure_a_flood_is_warned_of_at_most_once_a_second() {
+    let warnings = Arc::new(AtomicUsize::new(0));
+    // For this thread, and thus for this test only.
+    let _guard = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+    let reader = Reader::<1, false>::gated().await;
+    let (mut peer, _) = dialled_raw(&reader.node).await;
+    let began = Instant::now();
+    for round in 1..=50 {
+        peer.write_all(&frames_from(0..20, 10)).await.unwrap();
+        reader.received(round * 20).await;
+    }
+    let warned = warnings.load(Ordering::SeqCst);
+    let seconds = began.elapsed().as_secs() as usize;
+    assert!((1..=1 + seconds).contains(&warned), "{warned} warnings in {seconds} s");
 }
 
 /// Notes, for each message, how much had been received when its processing began.

@@ -14,7 +14,7 @@ use common::{
 };
 use pea2pea::{DisconnectOrigin, Pea2Pea, protocols::Writing};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncReadExt,
     net::TcpStream,
     sync::oneshot::{self, error::TryRecvError},
 };
@@ -242,15 +242,16 @@ async fn a_broken_connection_is_told_in_the_receipt_even_if_nobody_reads() {
 }
 
 #[tokio::test]
-async fn a_reader_that_answers_in_time_is_never_timed_out() {
-    let sender = Sender::<64, 2_000>::noting_ends().await;
+async fn each_batch_has_the_whole_timeout_for_itself() {
+    let sender = Sender::<64, 1_000>::noting_ends().await;
     let Narrow { mut peer, addr, .. } = dialled_narrow(&sender.node).await;
-    for _ in 0..10 {
-        let receipt = sender.unicast(addr, large(100_000)).unwrap();
-        let mut bytes = vec![0; 100_004];
+    for _ in 0..15 {
+        let receipt = sender.unicast(addr, large(400_000)).unwrap();
+        // Each has to wait for a tenth of the timeout, and all together for longer than that.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut bytes = vec![0; 400_004];
         in_time("the message", peer.read_exact(&mut bytes)).await.unwrap();
         receipt.await.unwrap().unwrap();
-        peer.write_all(&[0]).await.unwrap();
     }
     assert_eq!(sender.ends.all(), []);
     assert_eq!(sender.node.heuristics().write_timeouts(), 0);

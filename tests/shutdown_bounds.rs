@@ -49,7 +49,7 @@ const BLOCKED: Duration = Duration::from_millis(300);
 async fn duration_of_shut_down(node: &Node) -> Duration {
     tokio::time::pause();
     let begin = Instant::now();
-    node.shut_down().await;
+    in_time("shut_down", node.shut_down()).await;
     let took = begin.elapsed();
     tokio::time::resume();
     assert_vacant(node);

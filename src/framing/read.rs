@@ -29,7 +29,7 @@ use tokio_util::{codec::Decoder, io::poll_read_buf};
 use super::{CLOCK_JUMP, Observer};
 use crate::{
     error, scratch,
-    task::{Panicked, Shield, catch, dispose, dispose_all},
+    task::{Disposed, Panicked, Shield, catch, dispose, dispose_all},
 };
 
 /// How many messages in a row a decoder may return without consuming a byte, when no new bytes arrive either.
@@ -92,7 +92,7 @@ pub(crate) struct Reader<R, D: Decoder, O> {
     /// Where the bytes come from.
     half: R,
     /// Makes messages of them.
-    decoder: D,
+    decoder: Disposed<D>,
     /// What the user chose.
     settings: &'static ReadSettings,
     /// Is told what passes.
@@ -126,7 +126,7 @@ where
     pub(crate) fn new(half: R, decoder: D, settings: &'static ReadSettings, observer: O) -> Self {
         Self {
             half,
-            decoder,
+            decoder: Disposed::new(decoder),
             settings,
             observer,
             buffer: BytesMut::new(),

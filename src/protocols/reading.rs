@@ -12,7 +12,7 @@ use crate::{
     hooks::{ReadingHook, RunReader},
     meter::Meter,
     scratch,
-    task::bound,
+    task::{Disposed, bound},
 };
 
 /// Receives messages: decodes the byte stream of each connection and processes what it yields.
@@ -119,7 +119,7 @@ impl<T: Reading + Clone + Send + Sync + 'static> Adapter<T> {
 impl<T: Reading + Clone + Send + Sync + 'static> ReadingHook for Adapter<T> {
     fn prepare(&self, addr: SocketAddr, own_side: ConnectionSide, meter: Meter) -> RunReader {
         let decoder = self.0.codec(addr, own_side);
-        let user = self.0.clone();
+        let user = Disposed::new(self.0.clone());
         Box::new(move |half| {
             let info = meter.info().clone();
             let mut reader = Reader::new(half, decoder, &Self::SETTINGS, meter);

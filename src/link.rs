@@ -41,8 +41,6 @@ pub(crate) struct LinkTasks {
     pub(crate) writer: Option<AbortHandle>,
     /// Only if it may be aborted.
     pub(crate) on_connect: Option<AbortHandle>,
-    /// Whether `on_connect` has returned.
-    pub(crate) is_on_connect_done: bool,
 }
 
 /// A live connection.
@@ -57,7 +55,7 @@ pub(crate) struct Link {
     flush_time: Duration,
     /// `None` if there are none, as is usual.
     unused: Mutex<Option<Box<UnusedHalves>>>,
-    /// Filled at once after the link was established.
+    /// Filled at once after the link was established; held while the tasks are spawned.
     tasks: Mutex<LinkTasks>,
 }
 
@@ -83,21 +81,16 @@ impl Link {
         self.outbox.as_deref()
     }
 
-    /// Takes the handles of the tasks that have just been spawned; `on_connect` may have returned already.
-    pub(crate) fn set_tasks(&self, mut tasks: LinkTasks) {
-        let mut own = self.tasks.lock();
-        let done = if own.is_on_connect_done { tasks.on_connect.take() } else { None };
-        *own = tasks;
-        drop(own);
-        drop(done);
+    /// Spawns the tasks. Whoever stops the link waits until they can be aborted: a task may run, and end the connection,
+    /// before the one that was spawned after it.
+    pub(crate) fn start(&self, spawn: impl FnOnce() -> LinkTasks) {
+        let mut tasks = self.tasks.lock();
+        *tasks = spawn();
     }
 
     /// Gives up the handle of `on_connect`, which is returning.
     pub(crate) fn set_on_connect_done(&self) {
-        let mut tasks = self.tasks.lock();
-        tasks.is_on_connect_done = true;
-        let done = tasks.on_connect.take();
-        drop(tasks);
+        let done = self.tasks.lock().on_connect.take();
         drop(done);
     }
 
@@ -126,7 +119,7 @@ impl Link {
         // A wrapped stream is user code. Whoever else still refers to the link must not keep the socket open.
         let unused = self.unused.lock().take();
         dispose(unused);
-        let LinkTasks { reader, writer, on_connect, .. } = std::mem::take(&mut *self.tasks.lock());
+        let LinkTasks { reader, writer, on_connect } = std::mem::take(&mut *self.tasks.lock());
         for task in [reader, on_connect].into_iter().flatten() {
             task.abort();
         }

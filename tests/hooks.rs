@@ -5,6 +5,7 @@ mod common;
 use std::{
     collections::HashSet,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -323,4 +324,26 @@ async fn a_dropped_disconnect_cuts_on_disconnect_short_and_removes_the_connectio
     drop(disconnect);
     assert_eq!(dialler.node().num_connected(), 0);
     assert_eq!(dialler.begun_on_disconnect(), 1);
+}
+
+#[tokio::test]
+async fn without_on_disconnect_a_connection_is_gone_after_the_first_poll_of_its_end() {
+    let (_peer, addr) = raw_peer().await;
+    let dialler = Actor::<Unhurried>::dialling(Script { process: silent(), writes: true, ..Default::default() }).await;
+    dialler.node().connect(addr).await.unwrap();
+    let mut disconnect = Box::pin(dialler.node().disconnect(addr));
+    // It may still wait for the tasks to be dropped.
+    _ = poll_times(disconnect.as_mut(), 1).await;
+    assert_eq!(dialler.node().num_connected(), 0);
+}
+
+#[tokio::test]
+async fn a_disconnect_that_comes_too_late_does_not_wait() {
+    let (_peer, addr) = raw_peer().await;
+    let dialler = Actor::<Unhurried>::dialling(Script { on_disconnect: hanging(), ..Default::default() }).await;
+    dialler.node().connect(addr).await.unwrap();
+    let mut disconnect = Box::pin(dialler.node().disconnect(addr));
+    assert!(poll_times(disconnect.as_mut(), 1).await.is_none());
+    let late = Box::pin(dialler.node().disconnect(addr));
+    assert_eq!(poll_times(pin!(late), 1).await, Some(false));
 }

@@ -100,7 +100,7 @@ async fn a_node_takes_exactly_as_many_connections_per_ip_as_max_connections_per_
 #[tokio::test]
 async fn the_limit_per_ip_is_kept_for_each_ip_apart() {
     let config = Config {
-        listener_addr: Some("0.0.0.0:0".parse().unwrap()),
+        listener_addr: Some("127.0.79.2:0".parse().unwrap()),
         max_connections_per_ip: 1,
         max_connections: 3,
         ..local_config()
@@ -109,14 +109,13 @@ async fn the_limit_per_ip_is_kept_for_each_ip_apart() {
     let mut streams = Vec::new();
     for last_byte in 1..=4 {
         let source = IpAddr::from([127, 0, 0, last_byte]);
-        let target = SocketAddr::new(LOCALHOST, addr.port());
-        let mut stream = dial_from(source, target).await.unwrap();
+        let mut stream = dial_from(source, addr).await.unwrap();
         if last_byte < 4 {
             settled(&node, usize::from(last_byte)).await;
         } else {
             end_of(&mut stream).await;
         }
-        let mut second = dial_from(source, target).await.unwrap();
+        let mut second = dial_from(source, addr).await.unwrap();
         end_of(&mut second).await;
         streams.push(stream);
     }

@@ -281,6 +281,40 @@ async fn a_call_from_inside_does_not_wait_for_other_endings_and_one_from_outside
     assert_vacant(actor.node());
 }
 
+#[tokio::test]
+async fn a_task_that_a_hook_has_spawned_is_outside() {
+    let (gate, origins) = (Arc::new(Semaphore::new(0)), Events::default());
+    let returned = Events::default();
+    let (actor, addr) = Actor::listening(Script {
+        process: {
+            let returned = returned.clone();
+            hook!(|actor, _source, _message| {
+                let returned = returned.clone();
+                async move {
+                    let call = tokio::spawn(async move {
+                        actor.node().shut_down().await;
+                        returned.push(actor.node().num_connected());
+                    });
+                    // The hook, which waits for it, is dropped in the meantime.
+                    call.await.unwrap();
+                }
+            })
+        },
+        ..gated_ending(&gate, &origins)
+    })
+    .await;
+    let mut peer = TcpStream::connect(addr).await.unwrap();
+    peer.write_all(&frame(b"x")).await.unwrap();
+    origins.wait_for(DisconnectOrigin::Shutdown).await;
+    for _ in 0..20 {
+        yield_now().await;
+    }
+    assert_eq!(returned.len(), 0);
+    gate.add_permits(1);
+    returned.wait_for(0).await;
+    assert_vacant(actor.node());
+}
+
 // --- afterwards ---
 
 #[tokio::test]

@@ -177,25 +177,26 @@ fn go_live(
 
     let end = |origin| Ender { kernel: Arc::clone(kernel), link: Arc::downgrade(&link), info: info.clone(), origin };
     let own = || Some(info.clone());
-    let reader = reader.map(|reading| {
-        let task = LinkTask::new(reading, end(DisconnectOrigin::Reading), after_reading);
-        spawn_counted(kernel, own(), task)
+    link.start(|| LinkTasks {
+        reader: reader.map(|reading| {
+            let task = LinkTask::new(reading, end(DisconnectOrigin::Reading), after_reading);
+            spawn_counted(kernel, own(), task)
+        }),
+        writer: writer.map(|writing| {
+            let task = LinkTask::new(writing, end(DisconnectOrigin::Writing), after_writing);
+            spawn_counted(kernel, own(), task)
+        }),
+        on_connect: hooks.on_connect.take().and_then(|hook| {
+            let is_abortable = hook.is_abortable();
+            let end = end(DisconnectOrigin::OnConnectAbort);
+            let task = LinkTask::new(run_on_connect(hook, addr), end, after_on_connect);
+            if is_abortable {
+                return Some(spawn_counted(kernel, own(), task));
+            }
+            tokio::spawn(Scoped::new(Scope { node: kernel.identity(), task_of: 0 }, task));
+            None
+        }),
     });
-    let writer = writer.map(|writing| {
-        let task = LinkTask::new(writing, end(DisconnectOrigin::Writing), after_writing);
-        spawn_counted(kernel, own(), task)
-    });
-    let on_connect = hooks.on_connect.take().and_then(|hook| {
-        let is_abortable = hook.is_abortable();
-        let end = end(DisconnectOrigin::OnConnectAbort);
-        let task = LinkTask::new(run_on_connect(hook, addr), end, after_on_connect);
-        if is_abortable {
-            return Some(spawn_counted(kernel, own(), task));
-        }
-        tokio::spawn(Scoped::new(Scope { node: kernel.identity(), task_of: 0 }, task));
-        None
-    });
-    link.set_tasks(LinkTasks { reader, writer, on_connect, is_on_connect_done: false });
     debug!(parent: info.span(), "live");
     Ok(())
 }

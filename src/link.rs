@@ -81,11 +81,11 @@ impl Link {
         self.outbox.as_deref()
     }
 
-    /// Spawns the tasks. Whoever stops the link waits until they can be aborted: a task may run, and end the connection,
+    /// Starts the tasks. Whoever stops the link waits until they can be aborted: a task may run, and end the connection,
     /// before the one that was spawned after it.
-    pub(crate) fn start(&self, spawn: impl FnOnce() -> LinkTasks) {
+    pub(crate) fn start(&self, begin_all: impl FnOnce() -> LinkTasks) {
         let mut tasks = self.tasks.lock();
-        *tasks = spawn();
+        *tasks = begin_all();
     }
 
     /// Gives up the handle of `on_connect`, which is returning.

@@ -60,13 +60,13 @@ impl Spread {
     }
 }
 
-/// Writes a value with three significant digits, and separators from a thousand up.
+/// Writes a value with two or three significant digits, and separators from a thousand up.
 pub fn readable(value: f64) -> String {
     let digits = match value.abs() {
         1_000.0.. => return grouped(value),
         100.0.. => 0,
         10.0.. => 1,
-        1.0.. => 2,
+        0.1.. => 2,
         _ => 3,
     };
     format!("{value:.digits$}")

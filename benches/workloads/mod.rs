@@ -19,6 +19,7 @@ pub mod measure;
 pub mod neighbour;
 pub mod ours;
 pub mod plan;
+pub mod rally;
 pub mod raw;
 pub mod served;
 pub mod settings;

@@ -48,7 +48,7 @@ pub fn fan(settings: &Settings) -> Vec<Workload> {
 /// What a message costs among many live connections.
 pub fn scale(settings: &Settings) -> Vec<Workload> {
     let many = most_connections().min(8_000);
-    vec![Workload::Crowd { few: 10, many, busy: 10, messages: count(settings, 30_000, 3) as usize }]
+    vec![Workload::Crowd { few: 10, many, busy: 10, messages: count(settings, 1_000_000, 4) as usize }]
 }
 
 /// All rows, in the order of the questions.

@@ -19,13 +19,13 @@ pub fn text(rows: &[Row], contenders: &[Contender; 2]) -> String {
     lines.extend(rows.iter().map(|row| {
         let median = |contender| row.value(contender).map_or("-".to_owned(), |value| readable(value.median));
         let ratio = row.ratio(0, 1);
-        let range = |Spread { least, greatest, .. }| format!("{least:.2} - {greatest:.2}");
+        let range = |Spread { least, greatest, .. }| format!("{} - {}", readable(least), readable(greatest));
         vec![
             row.figure.name.clone(),
             row.figure.unit.to_owned(),
             median(0),
             median(1),
-            ratio.map_or("-".to_owned(), |ratio| format!("{:.2}", ratio.median)),
+            ratio.map_or("-".to_owned(), |ratio| readable(ratio.median)),
             ratio.map_or("-".to_owned(), range),
             if row.figure.more_is_better { "more" } else { "less" }.to_owned(),
         ]

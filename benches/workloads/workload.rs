@@ -163,9 +163,22 @@ pub fn on_workers<F>(workers: usize, future: F) -> F::Output
 where
     F: Future<Output: Send> + Send + 'static,
 {
+    seated(workers, Seat::Worker, future)
+}
+
+/// Runs a future on a new runtime, in the given place.
+pub fn seated<F>(workers: usize, seat: Seat, future: F) -> F::Output
+where
+    F: Future<Output: Send> + Send + 'static,
+{
     let runtime = runtime(workers);
-    let task = runtime.spawn(future);
-    runtime.block_on(task).expect("the workload does not panic")
+    match seat {
+        Seat::Main => runtime.block_on(future),
+        Seat::Worker => {
+            let task = runtime.spawn(future);
+            runtime.block_on(task).expect("the workload does not panic")
+        }
+    }
 }
 
 /// Returns the value below which the given share of the values lies.

@@ -8,7 +8,7 @@ use tokio_util::bytes::Bytes;
 use super::{Duty, Peer};
 use crate::workloads::{
     cpu,
-    workload::{Sample, Seat, micros, runtime},
+    workload::{Sample, micros},
 };
 
 pub async fn fan_in(senders: usize, size: usize, messages_each: u64) -> Sample {
@@ -44,45 +44,35 @@ pub async fn fan_in(senders: usize, size: usize, messages_each: u64) -> Sample {
 }
 
 /// Queues one message to each receiver in turn.
-pub fn fan_out(workers: usize, receivers: usize, size: usize, messages_each: u64, sender: Seat) -> Sample {
-    let runtime = runtime(workers);
-    let sending = async move {
-        let payload = Bytes::from(vec![7; size]);
-        let hub = Peer::counting().await;
-        let (mut peers, mut addrs) = (Vec::with_capacity(receivers + 1), Vec::with_capacity(receivers));
-        for _ in 0..receivers {
-            let peer = Peer::counting().await;
-            let addr = peer.listen().await;
-            hub.connect(&peer, addr).await;
-            peers.push(peer);
-            addrs.push(addr);
-        }
-        let mut sample = Vec::new();
-        for messages_each in [messages_each.div_ceil(10), messages_each] {
-            peers.iter().for_each(|peer| peer.tally().expect(messages_each));
-            let (start, cpu) = (Instant::now(), cpu::Stopwatch::start());
-            for _ in 0..messages_each {
-                for addr in &addrs {
-                    hub.send(*addr, &payload).await;
-                }
-            }
-            for peer in &peers {
-                peer.tally().reached().await;
-            }
-            let messages = messages_each * receivers as u64;
-            sample = vec![messages as f64 / start.elapsed().as_secs_f64(), cpu.micros_per(messages)];
-        }
-        peers.push(hub);
-        shut_down(peers).await;
-        sample
-    };
-    match sender {
-        Seat::Main => runtime.block_on(sending),
-        Seat::Worker => {
-            let sending = runtime.spawn(sending);
-            runtime.block_on(sending).expect("the workload does not panic")
-        }
+pub async fn fan_out(receivers: usize, size: usize, messages_each: u64) -> Sample {
+    let payload = Bytes::from(vec![7; size]);
+    let hub = Peer::counting().await;
+    let (mut peers, mut addrs) = (Vec::with_capacity(receivers + 1), Vec::with_capacity(receivers));
+    for _ in 0..receivers {
+        let peer = Peer::counting().await;
+        let addr = peer.listen().await;
+        hub.connect(&peer, addr).await;
+        peers.push(peer);
+        addrs.push(addr);
     }
+    let mut sample = Vec::new();
+    for messages_each in [messages_each.div_ceil(10), messages_each] {
+        peers.iter().for_each(|peer| peer.tally().expect(messages_each));
+        let (start, cpu) = (Instant::now(), cpu::Stopwatch::start());
+        for _ in 0..messages_each {
+            for addr in &addrs {
+                hub.send(*addr, &payload).await;
+            }
+        }
+        for peer in &peers {
+            peer.tally().reached().await;
+        }
+        let messages = messages_each * receivers as u64;
+        sample = vec![messages as f64 / start.elapsed().as_secs_f64(), cpu.micros_per(messages)];
+    }
+    peers.push(hub);
+    shut_down(peers).await;
+    sample
 }
 
 pub async fn relay(nodes: usize, size: usize, journeys: usize) -> Sample {

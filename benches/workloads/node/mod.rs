@@ -8,14 +8,11 @@ mod serve;
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::{Notify, mpsc},
-    task::yield_now,
-};
+use tokio::{sync::mpsc, task::yield_now};
 use tokio_util::{
     bytes::{Bytes, BytesMut},
     codec::LengthDelimitedCodec,
@@ -27,9 +24,10 @@ use super::p2p::{
 };
 use crate::workloads::{
     clients,
+    rally::Rally,
     served::wants_answer,
     tally::Tally,
-    workload::{BACKLOG, Sample, Workload, micros, on_workers},
+    workload::{BACKLOG, Sample, Workload, on_workers, seated},
 };
 
 /// Runs a workload; every one of them.
@@ -47,7 +45,7 @@ pub fn run(workload: &Workload, workers: usize) -> Option<Sample> {
             on_workers(workers, many::fan_in(senders, size, messages_each))
         }
         Workload::FanOut { receivers, size, messages_each, sender } => {
-            many::fan_out(workers, receivers, size, messages_each, sender)
+            seated(workers, sender, many::fan_out(receivers, size, messages_each))
         }
         Workload::Relay { nodes, size, journeys } => on_workers(workers, many::relay(nodes, size, journeys)),
         Workload::Crowd { few, many, busy, messages } => {
@@ -80,26 +78,6 @@ pub enum Duty {
     Rally(Rally),
     /// Hands it to this neighbour.
     Forward(OnceLock<SocketAddr>),
-}
-
-/// The side of a ping-pong that measures.
-pub struct Rally {
-    /// When the ball left, how often it still will, and how long it took.
-    score: Mutex<(Instant, usize, Vec<f64>)>,
-    /// Told when it will not any more.
-    over: Notify,
-}
-
-impl Rally {
-    /// Notes the time of a round trip; returns whether there is another one.
-    fn score(&self) -> bool {
-        let mut score = self.score.lock().expect("no panic meanwhile");
-        let (left_at, left, times) = &mut *score;
-        times.push(micros(left_at.elapsed()));
-        *left -= 1;
-        *left_at = Instant::now();
-        *left > 0
-    }
 }
 
 impl Peer {
@@ -203,8 +181,6 @@ impl Reading for Peer {
             Duty::Rally(rally) => {
                 if rally.score() {
                     self.send(source, &message.freeze()).await;
-                } else {
-                    rally.over.notify_one();
                 }
             }
             Duty::Forward(next) => self.send(*next.get().expect("a neighbour"), &message.freeze()).await,

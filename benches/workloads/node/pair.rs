@@ -1,13 +1,14 @@
 //! Two nodes and one connection; and one node alone.
 
-use std::{net::SocketAddr, sync::Mutex, time::Instant};
+use std::{net::SocketAddr, time::Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::bytes::Bytes;
 
-use super::{Duty, Peer, Rally};
+use super::{Duty, Peer};
 use crate::workloads::{
     cpu,
+    rally::Rally,
     workload::{Answered, Sample, micros, percentile},
 };
 
@@ -46,14 +47,11 @@ pub async fn ping_pong(size: usize, round_trips: usize, answered: Answered) -> S
     let warm_up = round_trips.div_ceil(10);
     let mut times = match answered {
         Answered::InPlace => {
-            let all = warm_up + round_trips;
-            let score = Mutex::new((Instant::now(), all, Vec::with_capacity(all)));
-            let rally = Duty::Rally(Rally { score, over: Notify::new() });
+            let rally = Duty::Rally(Rally::new(warm_up + round_trips));
             let (near, far, addr) = connected(rally, Duty::Echo).await;
             let Duty::Rally(rally) = &*near.duty else { unreachable!("it was just made so") };
             near.send(addr, &payload).await;
-            rally.over.notified().await;
-            let times = rally.score.lock().expect("no panic meanwhile").2.split_off(warm_up);
+            let times = rally.times(warm_up).await;
             shut_down([near, far]).await;
             times
         }

@@ -3,37 +3,56 @@
 use std::{sync::Arc, time::Instant};
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::mpsc,
+};
 use tokio_util::bytes::Bytes;
 
 use super::{
     super::{
         cpu,
         tally::Tally,
-        workload::{Sample, Seat, micros, runtime},
+        workload::{Sample, micros},
     },
     connect, local_listener, pair, reader, writer,
 };
 
 pub async fn fan_in(senders: usize, size: usize, messages_each: u64) -> Sample {
+    fan_in_over(connections(senders).await, size, messages_each).await
+}
+
+async fn connections(count: usize) -> Vec<(TcpStream, TcpStream)> {
     let listener = local_listener();
+    let mut connections = Vec::with_capacity(count);
+    for _ in 0..count {
+        connections.push(connect(&listener).await);
+    }
+    connections
+}
+
+pub async fn fan_in_over<W, R>(connections: Vec<(W, R)>, size: usize, messages_each: u64) -> Sample
+where
+    W: AsyncWrite + Unpin + Send + 'static,
+    R: AsyncRead + Unpin + Send + 'static,
+{
     let payload = Bytes::from(vec![7; size]);
     let tally = Arc::new(Tally::default());
-    let mut sinks = Vec::with_capacity(senders);
-    for _ in 0..senders {
-        let (near, far) = connect(&listener).await;
+    let mut sinks = Vec::with_capacity(connections.len());
+    for (near, far) in connections {
         tokio::spawn(count(far, Arc::clone(&tally)));
         sinks.push(writer(near));
     }
 
     let warm_up = messages_each.div_ceil(10);
-    tally.expect(warm_up * senders as u64);
+    tally.expect(warm_up * sinks.len() as u64);
     for sink in &mut sinks {
         pair::send(sink, &payload, warm_up).await;
     }
     tally.reached().await;
 
-    let messages = messages_each * senders as u64;
+    let messages = messages_each * sinks.len() as u64;
     tally.expect(messages);
     let (start, cpu) = (Instant::now(), cpu::Stopwatch::start());
     for mut sink in sinks {
@@ -44,50 +63,46 @@ pub async fn fan_in(senders: usize, size: usize, messages_each: u64) -> Sample {
     vec![messages as f64 / start.elapsed().as_secs_f64(), cpu.micros_per(messages)]
 }
 
-/// Feeds one message to each receiver in turn and flushes them all at the end.
-pub fn fan_out(workers: usize, receivers: usize, size: usize, messages_each: u64, sender: Seat) -> Sample {
-    let runtime = runtime(workers);
-    let sending = async move {
-        let listener = local_listener();
-        let payload = Bytes::from(vec![7; size]);
-        let (mut sinks, mut tallies) = (Vec::with_capacity(receivers), Vec::with_capacity(receivers));
-        for _ in 0..receivers {
-            let (near, far) = connect(&listener).await;
-            let tally = Arc::new(Tally::default());
-            tokio::spawn(count(far, Arc::clone(&tally)));
-            tallies.push(tally);
-            sinks.push(writer(near));
-        }
-        let mut sample = Vec::new();
-        for messages_each in [messages_each.div_ceil(10), messages_each] {
-            tallies.iter().for_each(|tally| tally.expect(messages_each));
-            let (start, cpu) = (Instant::now(), cpu::Stopwatch::start());
-            for _ in 0..messages_each {
-                for sink in &mut sinks {
-                    sink.feed(payload.clone()).await.expect("a receiver");
-                }
-            }
-            for sink in &mut sinks {
-                SinkExt::<Bytes>::flush(sink).await.expect("a receiver");
-            }
-            for tally in &tallies {
-                tally.reached().await;
-            }
-            let messages = messages_each * receivers as u64;
-            sample = vec![messages as f64 / start.elapsed().as_secs_f64(), cpu.micros_per(messages)];
-        }
-        sample
-    };
-    match sender {
-        Seat::Main => runtime.block_on(sending),
-        Seat::Worker => {
-            let sending = runtime.spawn(sending);
-            runtime.block_on(sending).expect("the workload does not panic")
-        }
-    }
+pub async fn fan_out(receivers: usize, size: usize, messages_each: u64) -> Sample {
+    fan_out_over(connections(receivers).await, size, messages_each).await
 }
 
-async fn count(stream: TcpStream, tally: Arc<Tally>) {
+/// Feeds one message to each receiver in turn and flushes them all at the end.
+pub async fn fan_out_over<W, R>(connections: Vec<(W, R)>, size: usize, messages_each: u64) -> Sample
+where
+    W: AsyncWrite + Unpin,
+    R: AsyncRead + Unpin + Send + 'static,
+{
+    let payload = Bytes::from(vec![7; size]);
+    let (mut sinks, mut tallies) = (Vec::new(), Vec::new());
+    for (near, far) in connections {
+        let tally = Arc::new(Tally::default());
+        tokio::spawn(count(far, Arc::clone(&tally)));
+        tallies.push(tally);
+        sinks.push(writer(near));
+    }
+    let mut sample = Vec::new();
+    for messages_each in [messages_each.div_ceil(10), messages_each] {
+        tallies.iter().for_each(|tally| tally.expect(messages_each));
+        let (start, cpu) = (Instant::now(), cpu::Stopwatch::start());
+        for _ in 0..messages_each {
+            for sink in &mut sinks {
+                sink.feed(payload.clone()).await.expect("a receiver");
+            }
+        }
+        for sink in &mut sinks {
+            SinkExt::<Bytes>::flush(sink).await.expect("a receiver");
+        }
+        for tally in &tallies {
+            tally.reached().await;
+        }
+        let messages = messages_each * sinks.len() as u64;
+        sample = vec![messages as f64 / start.elapsed().as_secs_f64(), cpu.micros_per(messages)];
+    }
+    sample
+}
+
+async fn count<R: AsyncRead + Unpin>(stream: R, tally: Arc<Tally>) {
     let mut frames = reader(stream);
     while let Some(Ok(_)) = frames.next().await {
         tally.add();

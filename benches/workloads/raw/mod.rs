@@ -3,8 +3,8 @@
 //! A `TcpStream` with `FramedRead` and `FramedWrite`, buffers of 64 KiB and the `LengthDelimitedCodec`; a sender feeds all
 //! it has and flushes once, a receiver loops over `next()`.
 
-mod many;
-mod pair;
+pub mod many;
+pub mod pair;
 mod serve;
 
 use tokio::{
@@ -15,7 +15,7 @@ use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{
     clients,
-    workload::{BACKLOG, Contender, Sample, Workload, on_workers},
+    workload::{BACKLOG, Contender, Sample, Workload, on_workers, seated},
 };
 
 /// The yardstick as a contender.
@@ -33,7 +33,7 @@ fn run(workload: &Workload, workers: usize) -> Option<Sample> {
             on_workers(workers, many::fan_in(senders, size, messages_each))
         }
         Workload::FanOut { receivers, size, messages_each, sender } => {
-            many::fan_out(workers, receivers, size, messages_each, sender)
+            seated(workers, sender, many::fan_out(receivers, size, messages_each))
         }
         Workload::Relay { nodes, size, journeys } => on_workers(workers, many::relay(nodes, size, journeys)),
         Workload::Crowd { few, many, busy, messages } => {

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
-    io::AsyncRead,
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -31,9 +31,16 @@ use super::{
 
 pub async fn one_way(size: usize, messages: u64) -> Sample {
     let (near, far) = connect(&local_listener()).await;
+    one_way_over(near, far, size, messages).await
+}
+
+pub async fn one_way_over<W, R>(near: W, far: R, size: usize, messages: u64) -> Sample
+where
+    W: AsyncWrite + Unpin,
+    R: AsyncRead + Unpin + Send + 'static,
+{
     let payload = Bytes::from(vec![7; size]);
     let warm_up = messages.div_ceil(10);
-
     let (warm, warmed_up) = oneshot::channel();
     let receiver = tokio::spawn(async move {
         let mut frames = reader(far);
@@ -53,7 +60,11 @@ pub async fn one_way(size: usize, messages: u64) -> Sample {
 }
 
 /// Feeds all, flushes once.
-pub async fn send(sink: &mut FramedWrite<TcpStream, LengthDelimitedCodec>, payload: &Bytes, messages: u64) {
+pub async fn send<W: AsyncWrite + Unpin>(
+    sink: &mut FramedWrite<W, LengthDelimitedCodec>,
+    payload: &Bytes,
+    messages: u64,
+) {
     for _ in 0..messages {
         sink.feed(payload.clone()).await.expect("a receiver");
     }
@@ -68,12 +79,25 @@ async fn receive<R: AsyncRead + Unpin>(frames: &mut FramedRead<R, LengthDelimite
 
 pub async fn ping_pong(size: usize, round_trips: usize, answered: Answered) -> Sample {
     let (near, far) = connect(&local_listener()).await;
+    ping_pong_over(near.into_split(), far.into_split(), size, round_trips, answered).await
+}
+
+pub async fn ping_pong_over<R, W>(
+    near: (R, W),
+    far: (R, W),
+    size: usize,
+    round_trips: usize,
+    answered: Answered,
+) -> Sample
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
     let payload = Bytes::from(vec![7; size]);
     let warm_up = round_trips.div_ceil(10);
-    tokio::spawn(echo(far));
+    tokio::spawn(echo(far.0, far.1));
 
-    let (read_half, write_half) = near.into_split();
-    let (mut frames, mut sink) = (reader(read_half), writer(write_half));
+    let (mut frames, mut sink) = (reader(near.0), writer(near.1));
     let mut times = Vec::with_capacity(round_trips);
     match answered {
         Answered::InPlace => {
@@ -102,8 +126,7 @@ pub async fn ping_pong(size: usize, round_trips: usize, answered: Answered) -> S
     vec![percentile(&mut times, 0.5), percentile(&mut times, 0.99)]
 }
 
-async fn echo(stream: TcpStream) {
-    let (read_half, write_half) = stream.into_split();
+async fn echo<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(read_half: R, write_half: W) {
     let (mut frames, mut sink) = (reader(read_half), writer(write_half));
     while let Some(Ok(frame)) = frames.next().await {
         if sink.send(frame.freeze()).await.is_err() {

@@ -1,0 +1,6 @@
+//! The published crate as a contender.
+
+pub use published as p2p;
+
+#[path = "../../workloads/node/mod.rs"]
+pub mod node;

@@ -11,14 +11,18 @@ use std::{
 };
 
 use common::{
-    in_time, poll_times,
-    wire::{Narrow, Sender, dialled_narrow, dialled_raw, frame, frames, read_to_eof},
+    in_time, poll_times, wait_until,
+    wire::{Narrow, Random, Sender, dialled_narrow, dialled_raw, frame, frames, new_seed, read_to_eof},
 };
 use pea2pea::{
     ConnectionSide, Node, Pea2Pea,
     protocols::{Reading, Writing},
 };
-use tokio::{io::AsyncReadExt, sync::oneshot};
+use tokio::{
+    io::AsyncReadExt,
+    sync::oneshot,
+    task::{JoinSet, yield_now},
+};
 use tokio_util::{
     bytes::{Bytes, BytesMut},
     codec::LengthDelimitedCodec,
@@ -120,6 +124,76 @@ async fn a_stalled_peer_holds_up_the_end_for_a_second_or_the_write_timeout_and_t
     );
     let second = Duration::from_secs(1);
     assert!(disconnect >= second && shut_down >= second && short < second, "{disconnect:?} {shut_down:?} {short:?}");
+}
+
+/// Three senders stream until the connection ends; returns how many messages of each were confirmed.
+async fn stream_to_the_end(sender: Sender<16>, addr: SocketAddr, size: usize) -> [usize; 3] {
+    let mut streaming = JoinSet::new();
+    for index in 0..3 {
+        let sender = sender.clone();
+        streaming.spawn(async move {
+            let mut receipts = Vec::new();
+            loop {
+                let message = [&[index as u8], &receipts.len().to_be_bytes()[..], &vec![0; size - 9]].concat();
+                match sender.unicast(addr, message.into()) {
+                    Ok(receipt) => receipts.push(receipt),
+                    Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => yield_now().await,
+                    Err(_) => break,
+                }
+            }
+            let (mut confirmed, mut is_over) = (0, false);
+            for receipt in receipts {
+                let is_confirmed = matches!(in_time("each receipt resolves", receipt).await, Ok(Ok(())));
+                assert!(!(is_confirmed && is_over), "confirmed behind one that was not");
+                is_over |= !is_confirmed;
+                confirmed += usize::from(is_confirmed);
+            }
+            (index, confirmed)
+        });
+    }
+    let mut confirmed = [0; 3];
+    for (index, count) in streaming.join_all().await {
+        confirmed[index] = count;
+    }
+    confirmed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_in_the_middle_of_a_stream_leaves_whole_messages_in_order_and_true_receipts() {
+    let mut random = Random::new(new_seed());
+    for round in 0..60 {
+        let sender = Sender::<16>::plain().await;
+        let Narrow { mut peer, addr, .. } = dialled_narrow(&sender.node).await;
+        let size = [20, 300, 5_000, 70_000][random.below(4)];
+        let streaming = tokio::spawn(stream_to_the_end(sender.clone(), addr, size));
+        let reading = tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            _ = peer.read_to_end(&mut bytes).await;
+            bytes
+        });
+        let until = random.below(1_000_000) as u64;
+        wait_until("some bytes are sent", || sender.node.stats().sent().1 >= until).await;
+        match round % 3 {
+            0 => say(Farewell::Disconnect, &sender.node, addr).await,
+            1 => say(Farewell::ShutDown, &sender.node, addr).await,
+            // Cut short while it flushes.
+            _ => _ = poll_times(pin!(sender.node.disconnect(addr)), 1).await,
+        }
+        let confirmed = in_time("the senders end", streaming).await.unwrap();
+        assert_eq!(sender.node.stats().sent().0, confirmed.iter().sum::<usize>() as u64);
+        let mut arrived = [0_usize; 3];
+        for payload in frames(&in_time("the peer ends", reading).await.unwrap()) {
+            let (index, rest) = payload.split_first().unwrap();
+            let due = &mut arrived[usize::from(*index)];
+            assert_eq!(rest.first_chunk(), Some(&due.to_be_bytes()), "in order, nothing lost or doubled");
+            assert_eq!(payload.len(), size);
+            *due += 1;
+        }
+        assert!(
+            arrived.iter().zip(confirmed).all(|(arrived, confirmed)| *arrived >= confirmed),
+            "{arrived:?} {confirmed:?}"
+        );
+    }
 }
 
 /// Reads, and never gets done with the first message.

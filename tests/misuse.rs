@@ -9,7 +9,7 @@ use std::{
     panic::panic_any,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::Poll,
     thread,
@@ -101,6 +101,8 @@ impl<const ABORTABLE: bool> Tuning for Brief<ABORTABLE> {
 struct Fault {
     misuse: Misuse,
     is_armed: AtomicBool,
+    /// How many calls have been told whether they are the one to go wrong.
+    asked: AtomicUsize,
     has_happened: AtomicBool,
     /// A peer to dial.
     spare: SocketAddr,
@@ -111,6 +113,7 @@ struct Fault {
 impl Fault {
     fn strikes(&self) -> bool {
         let strikes = self.is_armed.swap(false, Ordering::SeqCst);
+        self.asked.fetch_add(1, Ordering::SeqCst);
         self.has_happened.fetch_or(strikes, Ordering::SeqCst);
         strikes
     }
@@ -254,6 +257,7 @@ async fn row<T: Tuning>(site: Site, misuse: Misuse, is_dialled: bool) {
     let fault = Arc::new(Fault {
         misuse,
         is_armed: AtomicBool::new(false),
+        asked: AtomicUsize::new(0),
         has_happened: AtomicBool::new(false),
         spare: spare_addr,
         calling: Arc::default(),
@@ -267,6 +271,10 @@ async fn row<T: Tuning>(site: Site, misuse: Misuse, is_dialled: bool) {
     wait_until("the bystander's on_connect", || faulty.begun_on_connect() == 1).await;
 
     let may_fire_early = !matches!(site, Site::Decode | Site::Encode | Site::Process | Site::OnDisconnect);
+    if may_fire_early {
+        // A hook that has begun may not have asked yet.
+        wait_until("the bystander's call has been let go", || fault.asked.load(Ordering::SeqCst) == 1).await;
+    }
     fault.is_armed.store(may_fire_early, Ordering::SeqCst);
     let dialled = if is_dialled {
         in_time("a dial", faulty.node().connect(victim_addr)).await

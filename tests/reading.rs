@@ -257,8 +257,8 @@ async fn a_peer_that_closes_its_side_still_gets_the_answers_to_all_its_messages(
 }
 
 /// Sends two messages of which the first is stuck, and closes; tells how long the connection lives on.
-async fn time_of_stuck_drain<const DEPTH: usize>() -> Duration {
-    let reader = Reader::<DEPTH>::gated().await;
+async fn time_of_stuck_drain<const DEPTH: usize, const IDLE_MS: u64>() -> Duration {
+    let reader = Reader::<DEPTH, true, IDLE_MS>::gated().await;
     let (mut peer, _) = dialled_raw(&reader.node).await;
     peer.write_all(&frames_from(0..2, 10)).await.unwrap();
     reader.received(2).await;
@@ -266,13 +266,15 @@ async fn time_of_stuck_drain<const DEPTH: usize>() -> Duration {
     drop(peer);
     reader.ended(DisconnectOrigin::Reading).await;
     assert_eq!(reader.noted.all(), [Noted::Begun(0), Noted::Ended(DisconnectOrigin::Reading)]);
+    assert_eq!(reader.node.heuristics().idle_timeouts(), 0, "nothing is waited for any more");
     closed.elapsed()
 }
 
 #[tokio::test]
 async fn after_three_seconds_messages_of_a_closed_peer_are_given_up() {
-    let (with_a_queue, later) = tokio::join!(time_of_stuck_drain::<64>(), time_of_stuck_drain::<2>());
-    for time in [with_a_queue, later] {
+    let (with_a_queue, with_little, with_idle_timeout) =
+        tokio::join!(time_of_stuck_drain::<64, 0>(), time_of_stuck_drain::<2, 0>(), time_of_stuck_drain::<64, 1_000>());
+    for time in [with_a_queue, with_little, with_idle_timeout] {
         assert!((Duration::from_secs(3)..Duration::from_secs(20)).contains(&time), "{time:?}");
     }
 }

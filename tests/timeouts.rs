@@ -112,18 +112,6 @@ async fn a_message_that_is_stuck_keeps_no_idle_connection_alive_while_the_queue_
 }
 
 #[tokio::test]
-async fn a_message_that_is_stuck_does_not_hide_the_end_of_the_stream() {
-    // The drain takes three seconds, so it is no idle timeout that ends the connection.
-    let reader = Reader::<64, true, 1_000>::gated().await;
-    let (mut peer, _) = dialled_raw(&reader.node).await;
-    peer.write_all(&frame(b"1")).await.unwrap();
-    reader.noted.wait_for(Noted::Begun(b'1')).await;
-    drop(peer);
-    reader.ended(DisconnectOrigin::Reading).await;
-    assert_eq!(reader.node.heuristics().idle_timeouts(), 0);
-}
-
-#[tokio::test]
 async fn an_idle_timeout_ends_a_connection_that_only_sends() {
     let reader = Impatient::<64>::quick().await;
     let (mut peer, addr) = dialled_raw(&reader.node).await;

@@ -3,7 +3,7 @@
 //! Protocols are hooks, not services: nothing here runs by itself. Taking the hooks out at the end of a shutdown is what
 //! breaks the reference cycle user's struct -> node -> hook -> user's struct.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
@@ -39,8 +39,6 @@ pub(crate) struct PreparedWriter {
     pub(crate) outbox: Arc<dyn AnyOutbox>,
     /// Writes them.
     pub(crate) run: RunWriter,
-    /// How long a batch may take to be flushed.
-    pub(crate) timeout: Option<Duration>,
 }
 
 pub(crate) trait WritingHook: Send + Sync {

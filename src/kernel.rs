@@ -18,10 +18,11 @@ use crate::{
     error,
     heuristics::Heuristics,
     hooks::Hooks,
+    lifecycle,
     link::Link,
     listener::Listener,
     meter::NodeTraffic,
-    outbox::{AnyOutbox, Outbox, PushError},
+    outbox::{AnyOutbox, Outbox, PushError, Queued},
     press::Receipt,
     registry::{Registry, SlotLimits},
     task::TaskCount,
@@ -82,26 +83,31 @@ impl Kernel {
 
     /// Queues a message for one peer.
     pub(crate) fn send<M: Send + 'static>(
-        &self,
+        self: &Arc<Self>,
         addr: SocketAddr,
         message: M,
         receipt: Option<Receipt>,
     ) -> io::Result<()> {
         let link = self.registry.get(addr);
         // A connection that is older than Writing has no outbox.
-        let Some(outbox) = link.as_deref().and_then(Link::outbox) else {
+        let Some((link, outbox)) = link.as_ref().and_then(|link| Some((link, link.outbox()?))) else {
             return Err(self.why_nobody_writes().unwrap_or_else(|| error::not_connected(addr)));
         };
         let outbox = typed::<M>(outbox)?;
-        outbox.push(message, receipt).map_err(|error| match error {
-            PushError::Full => error::queue_full(addr, outbox.depth()),
-            PushError::Closed => error::writer_gone(addr),
-        })
+        match outbox.push(message, receipt) {
+            Ok(Queued::Expected) => Ok(()),
+            Ok(Queued::First) => {
+                lifecycle::start_writer(self, link);
+                Ok(())
+            }
+            Err(PushError::Full) => Err(error::queue_full(addr, outbox.settings().depth)),
+            Err(PushError::Closed) => Err(error::writer_gone(addr)),
+        }
     }
 
     /// Queues a clone of a message for every peer; tells which peers do not get it.
     pub(crate) fn send_to_all<M: Clone + Send + 'static>(
-        &self,
+        self: &Arc<Self>,
         message: &M,
         mut refused: impl FnMut(SocketAddr, PushError),
     ) -> io::Result<()> {
@@ -110,8 +116,10 @@ impl Kernel {
         }
         for (addr, link) in self.registry.all() {
             let Some(outbox) = link.outbox() else { continue };
-            if let Err(error) = typed::<M>(outbox)?.push(message.clone(), None) {
-                refused(addr, error);
+            match typed::<M>(outbox)?.push(message.clone(), None) {
+                Ok(Queued::Expected) => {}
+                Ok(Queued::First) => lifecycle::start_writer(self, &link),
+                Err(error) => refused(addr, error),
             }
         }
         Ok(())

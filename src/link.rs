@@ -3,44 +3,48 @@
 //! The registry owns it; removing it from there stops the connection's tasks. The tasks themselves own the halves of the
 //! stream and refer to the link weakly.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::task::AbortHandle;
+use tokio::{runtime::Handle, task::AbortHandle};
 
 use crate::{
     connection::ConnectionInfo,
-    outbox::AnyOutbox,
+    hooks::RunWriter,
+    outbox::{AnyOutbox, MAX_FLUSH_TIME},
     task::dispose,
     transport::{ReadHalf, WriteHalf, say_farewell},
 };
 
-/// The most time that a graceful end spends on flushing what is queued.
-pub(crate) const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
-
-/// The most time that a flush may take on a connection with the given timeout of a batch.
-pub(crate) fn flush_time(write_timeout: Option<Duration>) -> Duration {
-    write_timeout.map_or(MAX_FLUSH_TIME, |timeout| timeout.min(MAX_FLUSH_TIME))
-}
-
-/// The halves of the stream that no task owns, because their protocol is not enabled; kept so that the stream stays open.
-#[derive(Debug)]
+/// The halves of the stream that no task owns; kept so that the stream stays open.
 pub(crate) struct UnusedHalves {
     /// Without Reading.
     pub(crate) read: Option<ReadHalf>,
-    /// Without Writing.
+    /// Without Writing, or before the first message.
     pub(crate) write: Option<WriteHalf>,
+    /// With Writing, before the first message.
+    pub(crate) writer: Option<DormantWriter>,
 }
 
-/// The tasks of a connection. A handle keeps the memory of a task that has ended.
-#[derive(Debug, Default)]
-pub(crate) struct LinkTasks {
+/// A write loop that has had nothing to write so far.
+pub(crate) struct DormantWriter {
+    /// Runs it.
+    pub(crate) run: RunWriter,
+    /// Where: the sender of the first message may be anywhere.
+    pub(crate) runtime: Handle,
+}
+
+/// The parts of a connection that run, and those that do not. A handle keeps the memory of a task that has ended.
+#[derive(Default)]
+struct Parts {
     /// With Reading.
-    pub(crate) reader: Option<AbortHandle>,
-    /// With Writing.
-    pub(crate) writer: Option<AbortHandle>,
-    /// Only if it may be aborted.
-    pub(crate) on_connect: Option<AbortHandle>,
+    reader: Option<AbortHandle>,
+    /// With Writing, from the first message on.
+    writer: Option<AbortHandle>,
+    /// Only while it runs, and if it may be aborted.
+    on_connect: Option<AbortHandle>,
+    /// `None` if there are none, as is usual once a message has been sent.
+    unused: Option<Box<UnusedHalves>>,
 }
 
 /// A live connection.
@@ -51,26 +55,21 @@ pub(crate) struct Link {
     outbox: Option<Arc<dyn AnyOutbox>>,
     /// Whether the writer has to wait for the stream even when all is written: a wrapped one has its own farewell to send.
     is_wrapped: bool,
-    /// The most time that a flush may take.
-    flush_time: Duration,
-    /// `None` if there are none, as is usual.
-    unused: Mutex<Option<Box<UnusedHalves>>>,
-    /// Filled at once after the link was established; held while the tasks are spawned.
-    tasks: Mutex<LinkTasks>,
+    /// Held while tasks are spawned: whoever stops the link waits until they can be aborted. A task may run, and end the
+    /// connection, before the one that was spawned after it.
+    parts: Mutex<Parts>,
 }
 
 impl Link {
-    /// `write_timeout` bounds a flush further.
     pub(crate) fn new(
         info: ConnectionInfo,
         outbox: Option<Arc<dyn AnyOutbox>>,
         is_wrapped: bool,
-        write_timeout: Option<Duration>,
         unused: UnusedHalves,
     ) -> Self {
-        let unused = (unused.read.is_some() || unused.write.is_some()).then(|| Box::new(unused));
-        let flush_time = flush_time(write_timeout);
-        Self { info, outbox, is_wrapped, flush_time, unused: Mutex::new(unused), tasks: Mutex::default() }
+        let is_used_up = unused.read.is_none() && unused.write.is_none();
+        let unused = if is_used_up { None } else { Some(Box::new(unused)) };
+        Self { info, outbox, is_wrapped, parts: Mutex::new(Parts { unused, ..Parts::default() }) }
     }
 
     pub(crate) fn info(&self) -> &ConnectionInfo {
@@ -81,45 +80,64 @@ impl Link {
         self.outbox.as_deref()
     }
 
-    /// Starts the tasks. Whoever stops the link waits until they can be aborted: a task may run, and end the connection,
-    /// before the one that was spawned after it.
-    pub(crate) fn start(&self, begin_all: impl FnOnce() -> LinkTasks) {
-        let mut tasks = self.tasks.lock();
-        *tasks = begin_all();
+    /// Starts the tasks that a connection has from the beginning: the reader, and what there is to be aborted of
+    /// `on_connect`.
+    pub(crate) fn start(
+        &self,
+        begin_reader: impl FnOnce() -> Option<AbortHandle>,
+        begin_on_connect: impl FnOnce() -> Option<AbortHandle>,
+    ) {
+        let mut parts = self.parts.lock();
+        parts.reader = begin_reader();
+        parts.on_connect = begin_on_connect();
+    }
+
+    /// Starts the writer, for the first message, unless the link has been stopped meanwhile.
+    pub(crate) fn start_writer(&self, begin: impl FnOnce(WriteHalf, DormantWriter) -> AbortHandle) {
+        let mut parts = self.parts.lock();
+        let Some(unused) = parts.unused.as_mut() else { return };
+        let (Some(half), Some(writer)) = (unused.write.take(), unused.writer.take()) else { return };
+        if unused.read.is_none() {
+            parts.unused = None;
+        }
+        parts.writer = Some(begin(half, writer));
     }
 
     /// Gives up the handle of `on_connect`, which is returning.
     pub(crate) fn set_on_connect_done(&self) {
-        let done = self.tasks.lock().on_connect.take();
+        let done = self.parts.lock().on_connect.take();
         drop(done);
     }
 
     /// Takes no more messages, writes those that are queued and says farewell to the peer, as far as it takes them in
     /// time.
     pub(crate) async fn flush(&self) {
-        if let Some(outbox) = &self.outbox {
-            let is_flushed = outbox.finish();
-            // With everything written to a socket, the writer's farewell needs nobody to wait for it.
-            if !is_flushed || self.is_wrapped {
-                self.info.tasks().wait_for(|| outbox.is_writer_gone(), self.flush_time).await;
-            }
-            return;
-        }
-        let unused = self.unused.lock().as_mut().and_then(|unused| unused.write.take());
+        let is_flushed = self.outbox.as_ref().is_none_or(|outbox| outbox.finish());
+        let flush_time = self.outbox.as_ref().map_or(MAX_FLUSH_TIME, |outbox| outbox.flush_time());
+        // A message that was queued before its sender has started the writer still gets it.
+        let unused = if is_flushed { self.take_write_half() } else { None };
         if let Some(half) = unused {
             self.info.set_ended();
-            say_farewell(half, self.flush_time).await;
+            say_farewell(half, flush_time).await;
+        } else if let Some(outbox) = &self.outbox
+            // With everything written to a socket, the writer's farewell needs nobody to wait for it.
+            && (!is_flushed || self.is_wrapped)
+        {
+            self.info.tasks().wait_for(|| outbox.is_writer_gone(), flush_time).await;
         }
+    }
+
+    fn take_write_half(&self) -> Option<WriteHalf> {
+        self.parts.lock().unused.as_mut().and_then(|unused| unused.write.take())
     }
 
     /// Takes no more messages, drops those that are queued, and stops the tasks.
     pub(crate) fn stop(&self) {
         self.info.set_ended();
         let is_flushed = self.outbox.as_ref().is_none_or(|outbox| outbox.abandon());
+        let Parts { reader, writer, on_connect, unused } = std::mem::take(&mut *self.parts.lock());
         // A wrapped stream is user code. Whoever else still refers to the link must not keep the socket open.
-        let unused = self.unused.lock().take();
         dispose(unused);
-        let LinkTasks { reader, writer, on_connect } = std::mem::take(&mut *self.tasks.lock());
         for task in [reader, on_connect].into_iter().flatten() {
             task.abort();
         }

@@ -1,7 +1,6 @@
 //! Counts what passes through the loops of a connection, for the connection and for its node.
 
 use std::{
-    cell::Cell,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,8 +15,17 @@ use crate::{connection::ConnectionInfo, framing::Observer, stats::Stats};
 pub(crate) struct NodeTraffic {
     /// Of all connections together.
     pub(crate) stats: Stats,
-    /// When a warning about dropped messages was last logged.
-    warned: Mutex<Option<Instant>>,
+    /// Held for a few instructions.
+    drops: Mutex<Drops>,
+}
+
+/// Messages that were dropped because a queue was full.
+#[derive(Debug, Default)]
+struct Drops {
+    /// When a warning about them was last logged.
+    warned: Option<Instant>,
+    /// How many there have been since then.
+    unreported: usize,
 }
 
 /// The time between two warnings about dropped messages on one node.
@@ -29,13 +37,11 @@ pub(crate) struct Meter {
     node: Arc<NodeTraffic>,
     /// The connection, with its own counters.
     info: ConnectionInfo,
-    /// Messages dropped on this connection since it last warned.
-    dropped: Cell<usize>,
 }
 
 impl Meter {
     pub(crate) fn new(node: Arc<NodeTraffic>, info: ConnectionInfo) -> Self {
-        Self { node, info, dropped: Cell::new(0) }
+        Self { node, info }
     }
 
     pub(crate) fn info(&self) -> &ConnectionInfo {
@@ -54,16 +60,17 @@ impl Observer for Meter {
     }
 
     fn dropped(&self, messages: usize) {
-        self.dropped.set(self.dropped.get() + messages);
         let now = Instant::now();
-        let mut warned = self.node.warned.lock();
-        if warned.is_some_and(|warned| now.duration_since(warned) < WARNING_INTERVAL) {
+        let mut drops = self.node.drops.lock();
+        drops.unreported += messages;
+        if drops.warned.is_some_and(|warned| now.duration_since(warned) < WARNING_INTERVAL) {
             return;
         }
-        *warned = Some(now);
-        drop(warned);
-        let dropped = self.dropped.take();
-        warn!(parent: self.info.span(), dropped, "the queue is full and Reading::BACKPRESSURE is off");
+        drops.warned = Some(now);
+        let dropped = std::mem::take(&mut drops.unreported);
+        drop(drops);
+        // The latest connection's span; the number is the node's, so that the end of a connection loses none.
+        warn!(parent: self.info.span(), dropped, "a queue is full and Reading::BACKPRESSURE is off");
     }
 
     fn sent(&self, messages: usize, bytes: usize) {

@@ -6,7 +6,7 @@
 //!
 //! The lock is held for a few instructions only. The encoder with its batch is a value that is taken out to be used
 //! ([`State::press`] is `None` then), so no user code runs under the lock, and a send from inside an encoder is queued.
-//! Wake-ups lie beside the lock and carry no data.
+//! The writer is started by the first message and is woken outside of the lock.
 
 use std::{
     any::Any,
@@ -15,12 +15,15 @@ use std::{
     future::Future,
     io,
     pin::pin,
-    sync::atomic::{AtomicBool, Ordering},
-    task::{Context, Poll},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::BytesMut;
-use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::codec::Encoder;
 
@@ -34,6 +37,20 @@ use crate::{
 /// the writer's first turn when both run on one thread.
 const LINGER_TURNS: u8 = 2;
 
+/// The most time that a graceful end spends on flushing what is queued.
+pub(crate) const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
+
+/// The settings of an outbox and its writer.
+#[derive(Debug)]
+pub(crate) struct WriteSettings {
+    /// How many messages are taken.
+    pub(crate) depth: usize,
+    /// The bytes at which no further message begins in a batch.
+    pub(crate) flush_at: usize,
+    /// How long a batch may have to wait for the peer.
+    pub(crate) timeout: Option<Duration>,
+}
+
 /// Why a message was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PushError {
@@ -43,12 +60,24 @@ pub(crate) enum PushError {
     Closed,
 }
 
+/// What becomes of a message that was queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Queued {
+    /// The writer will come for it.
+    Expected,
+    /// It is the very first one: its sender has to start the writer.
+    First,
+}
+
 /// What the writer is doing. It is woken by a message that finds it parked, and by the return of a press that it awaits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Activity {
+    /// Not started: there has been no message.
+    Unborn,
     /// Waiting for a message, with nothing to write.
     Parked,
-    /// Woken, or about to look for a batch.
+    /// Started or woken, or about to look for a batch.
     Due,
     /// Waiting for the press, which a sender has taken.
     AwaitingPress,
@@ -116,52 +145,54 @@ pub(crate) enum Load {
 
 /// The outbound queue of one connection.
 pub(crate) struct Outbox<M> {
-    /// How many messages are taken.
-    depth: usize,
+    /// What the user chose.
+    settings: &'static WriteSettings,
     /// Held for a few instructions, never while user code runs.
     state: Mutex<State<M>>,
-    /// The writer's waker.
-    writer: AtomicWaker,
+    /// The waker of the one task that polls the writer.
+    waker: OnceLock<Waker>,
     /// Set when the writer is gone.
     writer_gone: AtomicBool,
 }
 
 impl<M: Send + 'static> Outbox<M> {
-    /// Makes an outbox that takes `depth` messages and whose batches begin no message after `flush_at` bytes.
-    pub(crate) fn new<E>(encoder: E, depth: usize, flush_at: usize) -> Self
+    pub(crate) fn new<E>(encoder: E, settings: &'static WriteSettings) -> Self
     where
         E: Encoder<M, Error = io::Error> + Send + 'static,
     {
         let state = State {
             queue: VecDeque::new(),
             swapped_out: 0,
-            press: Some(Box::new(Press::new(encoder, flush_at))),
+            press: Some(Box::new(Press::new(encoder, settings.flush_at))),
             has_waiting_batch: false,
-            // The writer's first poll comes by itself.
-            writer: Activity::Due,
+            writer: Activity::Unborn,
             has_been_full: false,
             is_streaming: false,
             intake: Intake::Open,
         };
-        Self { depth, state: Mutex::new(state), writer: AtomicWaker::new(), writer_gone: AtomicBool::new(false) }
+        Self { settings, state: Mutex::new(state), waker: OnceLock::new(), writer_gone: AtomicBool::new(false) }
     }
 
-    pub(crate) fn depth(&self) -> usize {
-        self.depth
+    pub(crate) fn settings(&self) -> &'static WriteSettings {
+        self.settings
     }
 
     /// Queues a message, or, on a streaming connection, encodes what is queued to make room for it.
-    pub(crate) fn push(&self, message: M, receipt: Option<Receipt>) -> Result<(), PushError> {
+    pub(crate) fn push(&self, message: M, receipt: Option<Receipt>) -> Result<Queued, PushError> {
         let item = Item { message, receipt };
         let mut state = self.state.lock();
         if state.intake != Intake::Open {
             drop(state);
             return Err(PushError::Closed);
         }
-        if state.queue.len() + state.swapped_out < self.depth {
+        if state.queue.len() + state.swapped_out < self.settings.depth {
             state.queue.push_back(item);
+            if state.writer == Activity::Unborn {
+                state.writer = Activity::Due;
+                return Ok(Queued::First);
+            }
             self.wake_writer_from(Activity::Parked, state);
-            return Ok(());
+            return Ok(Queued::Expected);
         }
         state.has_been_full = true;
         if state.is_streaming
@@ -173,7 +204,7 @@ impl<M: Send + 'static> Outbox<M> {
             drop(state);
             press.run();
             self.return_press(press);
-            return Ok(());
+            return Ok(Queued::Expected);
         }
         drop(state);
         Err(PushError::Full)
@@ -199,14 +230,21 @@ impl<M: Send + 'static> Outbox<M> {
         }
         drop(state);
         if is_waiting {
-            self.writer.wake();
+            self.wake_writer();
+        }
+    }
+
+    fn wake_writer(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
         }
     }
 
     /// Fills the writer's batch, whose bytes must all have been written; parks the writer if there is nothing to do.
     pub(crate) fn poll_load(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<Load> {
         // Before the state is read: a sender that comes after finds a waker to wake.
-        self.writer.register(cx.waker());
+        let waker = self.waker.get_or_init(|| cx.waker().clone());
+        debug_assert!(waker.will_wake(cx.waker()), "one task polls the writer all its life");
         let mut state = self.state.lock();
         let before = std::mem::replace(&mut state.writer, Activity::Due);
         if state.intake == Intake::Abandoned {
@@ -291,7 +329,7 @@ impl<M> Surplus<M> {
     fn release(self) {
         for buffer in self.buffers {
             if buffer.capacity() != 0 {
-                scratch::give(buffer);
+                scratch::give_for_writing(buffer);
             }
         }
     }
@@ -304,6 +342,9 @@ pub(crate) trait AnyOutbox: Any + Send + Sync {
 
     /// Takes no more messages and drops those that are queued; `true` if there was nothing left to write.
     fn abandon(&self) -> bool;
+
+    /// The most time that a graceful end spends on flushing.
+    fn flush_time(&self) -> Duration;
 
     /// Whether the writer is gone.
     fn is_writer_gone(&self) -> bool;
@@ -320,7 +361,7 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
         }
         let is_flushed = state.is_flushed();
         drop(state);
-        self.writer.wake();
+        self.wake_writer();
         is_flushed
     }
 
@@ -332,12 +373,16 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
         let press = state.press.take();
         state.has_waiting_batch = false;
         drop(state);
-        self.writer.wake();
+        self.wake_writer();
         dispose_all(queue);
         if let Some(press) = press {
             press.discard();
         }
         is_flushed
+    }
+
+    fn flush_time(&self) -> Duration {
+        self.settings.timeout.map_or(MAX_FLUSH_TIME, |timeout| timeout.min(MAX_FLUSH_TIME))
     }
 
     fn is_writer_gone(&self) -> bool {
@@ -351,6 +396,6 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
 
 impl<M> fmt::Debug for Outbox<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outbox").field("depth", &self.depth).finish_non_exhaustive()
+        f.debug_struct("Outbox").field("settings", &self.settings).finish_non_exhaustive()
     }
 }

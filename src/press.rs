@@ -43,11 +43,12 @@ pub(crate) struct Batch {
     /// What goes to the stream.
     pub(crate) bytes: BytesMut,
     /// How many messages are in it.
-    pub(crate) messages: usize,
+    pub(crate) messages: u32,
     /// What it counts for against the limit: its bytes, and something for messages that have none and for receipts.
-    weight: usize,
+    weight: u32,
     /// The receipts of its messages that have one.
-    receipts: Vec<Receipt>,
+    #[expect(clippy::box_collection, reason = "an idle connection should not have room for what is rare")]
+    receipts: Option<Box<Vec<Receipt>>>,
     /// What went wrong with the encoding of one of its messages; none of them is written then.
     failure: Option<Box<EncodeError>>,
 }
@@ -55,7 +56,7 @@ pub(crate) struct Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         if self.bytes.capacity() != 0 {
-            scratch::give(std::mem::take(&mut self.bytes));
+            scratch::give_for_writing(std::mem::take(&mut self.bytes));
         }
     }
 }
@@ -63,8 +64,13 @@ impl Drop for Batch {
 impl Batch {
     /// Takes out the memory that an empty batch does not need.
     pub(crate) fn take_surplus(&mut self) -> BytesMut {
-        self.receipts = Vec::new();
+        self.receipts = None;
         std::mem::take(&mut self.bytes)
+    }
+
+    /// Whether another message may begin under this limit.
+    fn is_below(&self, limit: usize) -> bool {
+        (self.weight as usize) < limit
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -77,7 +83,7 @@ impl Batch {
 
     /// Reports success for all messages in it, and empties it.
     pub(crate) fn confirm(&mut self) {
-        for receipt in self.receipts.drain(..) {
+        for receipt in self.receipts.iter_mut().flat_map(|receipts| receipts.drain(..)) {
             let _nobody_waits = receipt.send(Ok(()));
         }
         self.messages = 0;
@@ -87,7 +93,7 @@ impl Batch {
 
     /// Reports the error for all messages in it.
     pub(crate) fn fail(&mut self, error: &io::Error) {
-        for receipt in self.receipts.drain(..) {
+        for receipt in self.receipts.iter_mut().flat_map(|receipts| receipts.drain(..)) {
             let _nobody_waits = receipt.send(Err(error::duplicate(error)));
         }
     }
@@ -113,19 +119,19 @@ impl<M, E: Encoder<M, Error = io::Error> + Send> EncodeQueue<M> for E {
         last_size: &mut usize,
         limit: usize,
     ) -> io::Result<()> {
-        while batch.weight < limit {
+        while batch.is_below(limit) {
             let Some(Item { message, receipt }) = queue.pop_front() else { break };
-            batch.weight += 1;
+            let mut weight = 1;
             if let Some(receipt) = receipt {
-                batch.receipts.push(receipt);
-                batch.weight += RECEIPT_WEIGHT;
+                batch.receipts.get_or_insert_default().push(receipt);
+                weight += RECEIPT_WEIGHT;
             }
             let before = batch.bytes.len();
             self.encode(message, &mut batch.bytes)?;
             batch.messages += 1;
             // An encoder may do as it likes with the buffer.
             *last_size = batch.bytes.len().saturating_sub(before);
-            batch.weight += *last_size;
+            batch.weight = batch.weight.saturating_add(u32::try_from(weight + *last_size).unwrap_or(u32::MAX));
         }
         Ok(())
     }
@@ -161,7 +167,7 @@ impl<M> Press<M> {
 
     /// Whether the waiting batch has room for another message.
     pub(crate) fn has_room(&self) -> bool {
-        self.batch.failure.is_none() && self.batch.weight < self.limit()
+        self.batch.failure.is_none() && self.batch.is_below(self.limit())
     }
 
     /// Encodes what was swapped out until the batch is full, as a sender does.
@@ -209,7 +215,8 @@ impl<M> Press<M> {
         batch.messages = 0;
         batch.bytes.clear();
         batch.failure = Some(Box::new(failure));
-        batch.receipts.extend(queue.iter_mut().filter_map(|item| item.receipt.take()));
+        let receipts = queue.iter_mut().filter_map(|item| item.receipt.take());
+        batch.receipts.get_or_insert_default().extend(receipts);
         dispose_all(queue.drain(..));
     }
 }

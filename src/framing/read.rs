@@ -115,6 +115,8 @@ pub(crate) struct Reader<R, D: Decoder, O> {
     end: Option<Box<ReadEnd>>,
     /// Whether the timer is set to the end of the drain.
     draining: bool,
+    /// Whether the timer knows whom to wake.
+    timer_polled: bool,
 }
 
 impl<R, D, O> Reader<R, D, O>
@@ -138,6 +140,7 @@ where
             waiting_since: None,
             end: None,
             draining: false,
+            timer_polled: false,
         }
     }
 
@@ -274,10 +277,10 @@ where
             return;
         }
         if self.buffer.is_empty() {
-            scratch::give(std::mem::take(&mut self.buffer));
+            scratch::give_for_reading(std::mem::take(&mut self.buffer));
         } else if self.buffer.len() <= SMALL_REMAINDER && self.buffer.capacity() > 2 * SMALL_REMAINDER {
             let remainder = BytesMut::from(&self.buffer[..]);
-            scratch::give(std::mem::replace(&mut self.buffer, remainder));
+            scratch::give_for_reading(std::mem::replace(&mut self.buffer, remainder));
         }
     }
 
@@ -344,13 +347,20 @@ where
             let Some(deadline) = since.checked_add(timeout) else { return Poll::Pending };
             let Some(sleep) = timer.as_mut().as_pin_mut() else {
                 timer.set(Some(sleep_until(deadline)));
+                self.timer_polled = false;
                 continue;
             };
+            // One task polls the reader all its life: the timer needs to be told only once whom to wake, but it does not
+            // listen to a task without budget.
+            if self.timer_polled && !sleep.is_elapsed() {
+                return Poll::Pending;
+            }
+            self.timer_polled = coop::has_budget_remaining();
             ready!(sleep.poll(cx));
             // The timer is not moved with each message: it may have been set for an earlier one.
             let now = Instant::now();
             if now < deadline {
-                timer.set(Some(sleep_until(deadline)));
+                timer.set(None);
             } else if now - deadline > CLOCK_JUMP {
                 self.waiting_since = None;
                 timer.set(None);
@@ -386,7 +396,7 @@ impl<R, D: Decoder, O> Drop for Reader<R, D, O> {
     fn drop(&mut self) {
         dispose_all(self.queue.drain(..));
         if self.buffer.capacity() != 0 {
-            scratch::give(std::mem::take(&mut self.buffer));
+            scratch::give_for_reading(std::mem::take(&mut self.buffer));
         }
     }
 }

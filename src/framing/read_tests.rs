@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -298,4 +299,26 @@ fn a_message_larger_than_the_buffer_arrives_whole_after_small_ones() {
         assert_eq!(processed, frames, "with a buffer of {buffer_size}");
         assert!(matches!(end, ReadEnd::Eof));
     }
+}
+
+#[test]
+fn the_idle_time_runs_from_the_first_turn_even_one_without_budget() {
+    static IDLE: ReadSettings = ReadSettings { idle_timeout: Some(Duration::from_secs(60)), ..SETTINGS };
+    /// Never has anything, and asks for no budget.
+    struct Silent;
+    impl AsyncRead for Silent {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut reader = Reader::new(Silent, Recorder::default(), &IDLE, Counts::default());
+        let mut idle = std::pin::pin!(reader.run(async |_| {}));
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::coop::consume_budget().await;
+        }
+        let end = tokio::time::timeout(Duration::from_secs(600), &mut idle).await;
+        assert!(matches!(end, Ok(ReadEnd::Idle)), "{end:?}");
+    });
 }

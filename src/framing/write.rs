@@ -15,7 +15,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use tokio::{
@@ -48,8 +47,6 @@ pub(crate) struct Written<W> {
     pub(crate) half: W,
     /// Kept until nobody need wait for the writer any more.
     pub(crate) presence: WriterPresence,
-    /// The bound of a flush.
-    pub(crate) timeout: Option<Duration>,
 }
 
 /// A batch that failed; dropping it resolves its receipts to `Err(_)`, as if the connection had merely gone away.
@@ -102,21 +99,17 @@ impl From<EncodeError> for Failure {
 }
 
 /// The writing end of an outbox.
-pub(crate) struct Writer<W, M, O> {
+pub(crate) struct Writer<W, M: Send + 'static, O> {
     /// Where the bytes go.
     half: W,
     /// Where the messages come from.
-    outbox: Arc<Outbox<M>>,
-    /// Tells the outbox when the writer is gone.
-    presence: WriterPresence,
+    outbox: WriterPresence<Outbox<M>>,
     /// What is being written.
     batch: Batch,
     /// How many of its bytes the OS has taken.
     written: usize,
     /// Whether all of the batch has been written, flushed and reported.
     is_flushed: bool,
-    /// How long a batch may have to wait.
-    timeout: Option<Duration>,
     /// Runs while the peer keeps the batch waiting.
     timer: Option<Pin<Box<Sleep>>>,
     /// Is told what passes.
@@ -129,19 +122,9 @@ where
     M: Send + 'static,
     O: Observer,
 {
-    pub(crate) fn new(half: W, outbox: Arc<Outbox<M>>, timeout: Option<Duration>, observer: O) -> Self {
-        let presence = WriterPresence(Arc::clone(&outbox) as _);
-        Self {
-            half,
-            outbox,
-            presence,
-            batch: Batch::default(),
-            written: 0,
-            is_flushed: true,
-            timeout,
-            timer: None,
-            observer,
-        }
+    pub(crate) fn new(half: W, outbox: Arc<Outbox<M>>, observer: O) -> Self {
+        let outbox = WriterPresence(Some(outbox));
+        Self { half, outbox, batch: Batch::default(), written: 0, is_flushed: true, timer: None, observer }
     }
 
     /// Writes what is queued until the outbox is finished or a write fails; the stream is given back, open.
@@ -160,7 +143,7 @@ where
                     WriteEnd::Failed(FailedWrite { batch: writer.batch, error, is_timeout, panicked })
                 }
             };
-            Written { end, half: writer.half, presence: writer.presence, timeout: writer.timeout }
+            Written { end, half: writer.half, presence: writer.outbox.erased() }
         }
     }
 
@@ -169,7 +152,7 @@ where
             if !self.is_flushed {
                 ready!(self.poll_batch(cx))?;
             }
-            match ready!(self.outbox.poll_load(cx, &mut self.batch)) {
+            match ready!(self.outbox.get().poll_load(cx, &mut self.batch)) {
                 Load::Finished => return Poll::Ready(Ok(())),
                 Load::Batch => {
                     self.written = 0;
@@ -202,7 +185,7 @@ where
         }
         self.timer = None;
         self.is_flushed = true;
-        self.observer.sent(self.batch.messages, self.batch.bytes.len());
+        self.observer.sent(self.batch.messages as usize, self.batch.bytes.len());
         self.batch.confirm();
         Poll::Ready(Ok(()))
     }
@@ -219,7 +202,7 @@ where
 
     /// Ready when the batch has waited too long.
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(timeout) = self.timeout else { return Poll::Pending };
+        let Some(timeout) = self.outbox.get().settings().timeout else { return Poll::Pending };
         loop {
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
             ready!(timer.as_mut().poll(cx));
@@ -232,23 +215,29 @@ where
 }
 
 /// Tells the outbox that its writer is gone, however it went.
-pub(crate) struct WriterPresence(Arc<dyn AnyOutbox>);
+pub(crate) struct WriterPresence<Q: AnyOutbox + ?Sized = dyn AnyOutbox>(
+    /// `None` once another presence has taken over.
+    Option<Arc<Q>>,
+);
 
-impl WriterPresence {
-    /// Takes no more messages.
-    pub(crate) fn refuse(&self) {
-        self.0.finish();
-    }
-
-    /// Drops the messages that are queued.
-    pub(crate) fn abandon(&self) {
-        self.0.abandon();
+impl<Q: AnyOutbox + ?Sized> WriterPresence<Q> {
+    pub(crate) fn get(&self) -> &Q {
+        let Some(outbox) = &self.0 else { unreachable!("only a presence that is consumed is taken over") };
+        outbox
     }
 }
 
-impl Drop for WriterPresence {
+impl<M: Send + 'static> WriterPresence<Outbox<M>> {
+    fn erased(mut self) -> WriterPresence {
+        WriterPresence(self.0.take().map(|outbox| outbox as _))
+    }
+}
+
+impl<Q: AnyOutbox + ?Sized> Drop for WriterPresence<Q> {
     fn drop(&mut self) {
-        self.0.finish();
-        self.0.set_writer_gone();
+        if let Some(outbox) = &self.0 {
+            outbox.finish();
+            outbox.set_writer_gone();
+        }
     }
 }

@@ -17,9 +17,14 @@ use super::{
     Observer,
     write::{WriteEnd, Writer},
 };
-use crate::outbox::{AnyOutbox, Outbox, PushError};
+use crate::outbox::{AnyOutbox, Outbox, PushError, Queued, WriteSettings};
 
 const DEPTH: usize = 8;
+
+static PATIENT: WriteSettings =
+    WriteSettings { depth: DEPTH, flush_at: 8 * 1024, timeout: Some(Duration::from_secs(60)) };
+
+static HASTY: WriteSettings = WriteSettings { depth: DEPTH, flush_at: 8 * 1024, timeout: Some(Duration::ZERO) };
 
 /// What a scripted stream does at one write.
 #[derive(Debug, Clone, Copy)]
@@ -139,13 +144,13 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            let outbox = Arc::new(Outbox::new(TestEncoder, DEPTH, 8 * 1024));
+            let outbox = Arc::new(Outbox::new(TestEncoder, &PATIENT));
             let taken = Arc::new(Mutex::new(Vec::new()));
             let sent = Sent::default();
             let sink = Sink { script, next: 0, taken: Arc::clone(&taken) };
             let (queue, observer) = (Arc::clone(&outbox), sent.clone());
             let writer = tokio::spawn(async move {
-                let end = Writer::new(sink, queue, Some(Duration::from_secs(60)), observer).run().await.end;
+                let end = Writer::new(sink, queue, observer).run().await.end;
                 if let WriteEnd::Failed(failed) = end {
                     failed.report();
                     return false;
@@ -160,7 +165,7 @@ proptest! {
                 loop {
                     let (tx, rx) = oneshot::channel();
                     match outbox.push(message.clone(), wants_receipt.then_some(tx)) {
-                        Ok(()) => break accepted.push((message, wants_receipt.then_some(rx))),
+                        Ok(_) => break accepted.push((message, wants_receipt.then_some(rx))),
                         Err(PushError::Full) => tokio::task::yield_now().await,
                         // The writer has failed.
                         Err(PushError::Closed) => break 'messages,
@@ -211,24 +216,24 @@ fn a_writer_that_has_to_wait_fails_after_its_timeout_and_not_for_want_of_budget(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let (near, far) = tokio::io::duplex(64);
-        let outbox = Arc::new(Outbox::new(TestEncoder, DEPTH, 8 * 1024));
-        outbox.push(Message::Bytes(vec![1; 64]), None).unwrap();
-        outbox.push(Message::Bytes(vec![1; 64]), None).unwrap();
+        let outbox = Arc::new(Outbox::new(TestEncoder, &HASTY));
+        assert_eq!(outbox.push(Message::Bytes(vec![1; 64]), None), Ok(Queued::First));
+        assert_eq!(outbox.push(Message::Bytes(vec![1; 64]), None), Ok(Queued::Expected));
         let queue = Arc::clone(&outbox);
-        let end = Writer::new(near, queue, Some(Duration::ZERO), Sent::default()).run().await.end;
+        let end = Writer::new(near, queue, Sent::default()).run().await.end;
         assert!(matches!(end, WriteEnd::Failed(failed) if failed.is_timeout));
         drop(far);
 
         // A stream that always takes a byte uses up the budget of a turn, and is no reason for a timeout.
         let taken = Arc::default();
         let sink = Sink { script: vec![Step::Take(1)], next: 0, taken: Arc::clone(&taken) };
-        let outbox = Arc::new(Outbox::new(TestEncoder, DEPTH, 8 * 1024));
-        outbox.push(Message::Bytes(vec![1; 10_000]), None).unwrap();
+        let outbox = Arc::new(Outbox::new(TestEncoder, &HASTY));
+        assert_eq!(outbox.push(Message::Bytes(vec![1; 10_000]), None), Ok(Queued::First));
         outbox.finish();
         while tokio::task::coop::has_budget_remaining() {
             tokio::task::coop::consume_budget().await;
         }
-        let end = Writer::new(sink, outbox, Some(Duration::ZERO), Sent::default()).run().await.end;
+        let end = Writer::new(sink, outbox, Sent::default()).run().await.end;
         assert!(matches!(end, WriteEnd::Finished));
         assert_eq!(taken.lock().unwrap().len(), 10_000);
     });
@@ -238,14 +243,14 @@ fn a_writer_that_has_to_wait_fails_after_its_timeout_and_not_for_want_of_budget(
 fn a_burst_from_idle_takes_exactly_the_depth_and_a_streaming_connection_a_batch_more() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
-        let outbox = Arc::new(Outbox::new(TestEncoder, DEPTH, 8 * 1024));
+        let outbox = Arc::new(Outbox::new(TestEncoder, &PATIENT));
         let (near, _far) = tokio::io::duplex(16);
         let queue = Arc::clone(&outbox);
-        let writer = tokio::spawn(Writer::new(near, queue, None, Sent::default()).run());
+        let writer = tokio::spawn(Writer::new(near, queue, Sent::default()).run());
         let push = || outbox.push(Message::Bytes(vec![0; 100]), None);
         tokio::task::yield_now().await;
         for _ in 0..DEPTH {
-            push().unwrap();
+            assert!(push().is_ok());
         }
         assert_eq!(push(), Err(PushError::Full), "idle");
         // The writer swaps the queue out and is stuck in the stream: the connection is streaming now.

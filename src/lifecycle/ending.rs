@@ -21,7 +21,7 @@ use crate::{
     },
     hooks::OnConnectHook,
     kernel::Kernel,
-    link::{Link, flush_time},
+    link::Link,
     registry::Teardown,
     scope::{self, Scope, Scoped},
     task::{Panicked, bound, catch, caught, dispose, poll_once, within},
@@ -98,13 +98,13 @@ pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link:
     Box::pin(async move {
         // The presence is kept to the end: whoever waits for the writer waits for its farewell too.
         let (failed, presence) = match written {
-            Ok(Written { end: WriteEnd::Finished, half, presence, timeout }) => {
+            Ok(Written { end: WriteEnd::Finished, half, presence }) => {
                 // The reader uses nothing more: what the farewell discards would be missing in it.
                 link.info.set_ended();
-                say_farewell(half, flush_time(timeout)).await;
+                say_farewell(half, presence.get().flush_time()).await;
                 return drop(presence);
             }
-            Ok(Written { end: WriteEnd::Failed(failed), half, presence, .. }) => {
+            Ok(Written { end: WriteEnd::Failed(failed), half, presence }) => {
                 dispose(half);
                 (failed, Some(presence))
             }
@@ -116,7 +116,7 @@ pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link:
         }
         // From here on a send is refused, whoever ends the connection.
         if let Some(presence) = &presence {
-            presence.refuse();
+            presence.get().finish();
         }
         if let Some(claim) = link.claim() {
             if failed.is_timeout {
@@ -126,7 +126,7 @@ pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link:
         } else {
             failed.report();
             if let Some(presence) = &presence {
-                presence.abandon();
+                presence.get().abandon();
             }
         }
     })

@@ -30,7 +30,7 @@ mod setup;
 mod shutdown;
 
 pub(crate) use ending::disconnect;
-pub(crate) use setup::{accept, dial};
+pub(crate) use setup::{accept, dial, start_writer};
 pub(crate) use shutdown::shut_down;
 
 /// How long an ending waits for the connection's, or the node's, stopped tasks to be dropped.

@@ -5,6 +5,7 @@ use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Durati
 use futures_util::future::{Either, select};
 use tokio::{
     net::{TcpSocket, TcpStream},
+    runtime::Handle,
     sync::OwnedSemaphorePermit,
     time::timeout,
 };
@@ -19,7 +20,7 @@ use crate::{
     error,
     hooks::{HandshakeHook, HookSet, PreparedWriter},
     kernel::Kernel,
-    link::{Link, LinkTasks, UnusedHalves},
+    link::{DormantWriter, Link, UnusedHalves},
     meter::Meter,
     registry::{Refusal, Reservation},
     scope::{Scope, Scoped},
@@ -164,29 +165,26 @@ fn go_live(
     let writer = writer.transpose().map_err(codec_panicked("Writing::codec"))?;
 
     let is_wrapped = write.as_ref().is_some_and(WriteHalf::is_wrapped);
-    let mut unused = UnusedHalves { read, write };
-    let reader = reader.and_then(|run| unused.read.take().map(run));
-    let (outbox, write_timeout, writer) = match writer {
-        Some(PreparedWriter { outbox, run, timeout }) => (Some(outbox), timeout, unused.write.take().map(run)),
-        None => (None, None, None),
+    let (outbox, writer) = match writer {
+        Some(PreparedWriter { outbox, run }) => (Some(outbox), Some(DormantWriter { run, runtime: Handle::current() })),
+        None => (None, None),
     };
+    let mut unused = UnusedHalves { read, write, writer };
+    let reader = reader.and_then(|run| unused.read.take().map(run));
     // Whoever ends the connection once it is listed waits for its tasks, also for those that are not spawned yet.
     let _starting = (kernel.tasks.present(), info.tasks().present());
-    let link = Arc::new(Link::new(info.clone(), outbox.clone(), is_wrapped, write_timeout, unused));
+    let link = Arc::new(Link::new(info.clone(), outbox, is_wrapped, unused));
     reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
 
     let end = |origin| Ender { kernel: Arc::clone(kernel), link: Arc::downgrade(&link), info: info.clone(), origin };
     let own = || Some(info.clone());
-    link.start(|| LinkTasks {
-        reader: reader.map(|reading| {
-            let task = LinkTask::new(reading, end(DisconnectOrigin::Reading), after_reading);
-            spawn_counted(kernel, own(), task)
-        }),
-        writer: writer.map(|writing| {
-            let task = LinkTask::new(writing, end(DisconnectOrigin::Writing), after_writing);
-            spawn_counted(kernel, own(), task)
-        }),
-        on_connect: hooks.on_connect.take().and_then(|hook| {
+    link.start(
+        || {
+            let task = LinkTask::new(reader?, end(DisconnectOrigin::Reading), after_reading);
+            Some(spawn_counted(kernel, own(), task))
+        },
+        || {
+            let hook = hooks.on_connect.take()?;
             let is_abortable = hook.is_abortable();
             let end = end(DisconnectOrigin::OnConnectAbort);
             let task = LinkTask::new(run_on_connect(hook, addr), end, after_on_connect);
@@ -195,8 +193,20 @@ fn go_live(
             }
             tokio::spawn(Scoped::new(Scope { node: kernel.identity(), task_of: 0 }, task));
             None
-        }),
-    });
+        },
+    );
     debug!(parent: info.span(), "live");
     Ok(())
+}
+
+/// Starts the writer of a connection, for the first message that is sent: many connections never send one, and a task costs
+/// memory and time.
+pub(crate) fn start_writer(kernel: &Arc<Kernel>, link: &Arc<Link>) {
+    link.start_writer(|half, DormantWriter { run, runtime }| {
+        let info = link.info().clone();
+        let (origin, own) = (DisconnectOrigin::Writing, info.clone());
+        let end = Ender { kernel: Arc::clone(kernel), link: Arc::downgrade(link), info, origin };
+        let _context = runtime.enter();
+        spawn_counted(kernel, Some(own), LinkTask::new(run(half), end, after_writing))
+    });
 }

@@ -11,7 +11,7 @@ use futures_util::{
 use super::{MAX_STOP_TIME, ending::tear_down};
 use crate::{
     kernel::Kernel,
-    link::MAX_FLUSH_TIME,
+    outbox::MAX_FLUSH_TIME,
     scope,
     task::{bound, wait_until, within},
 };

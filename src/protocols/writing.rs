@@ -13,7 +13,7 @@ use crate::{
     framing::write::Writer,
     hooks::{PreparedWriter, WritingHook},
     meter::Meter,
-    outbox::Outbox,
+    outbox::{Outbox, WriteSettings},
     scratch,
     task::bound,
 };
@@ -136,14 +136,23 @@ where
 
 struct Adapter<T>(T);
 
+impl<T: Writing + Clone + Send + Sync + 'static> Adapter<T> {
+    const SETTINGS: WriteSettings = WriteSettings {
+        depth: T::MESSAGE_QUEUE_DEPTH,
+        flush_at: match T::INITIAL_BUFFER_SIZE {
+            size if size < MIN_BUFFER_SIZE => MIN_BUFFER_SIZE,
+            size => size,
+        },
+        timeout: bound(T::TIMEOUT_MS),
+    };
+}
+
 impl<T: Writing + Clone + Send + Sync + 'static> WritingHook for Adapter<T> {
     fn prepare(&self, addr: SocketAddr, own_side: ConnectionSide, meter: Meter) -> PreparedWriter {
         let encoder = self.0.codec(addr, own_side);
-        let flush_at = T::INITIAL_BUFFER_SIZE.max(MIN_BUFFER_SIZE);
-        let outbox = Arc::new(Outbox::<T::Message>::new(encoder, T::MESSAGE_QUEUE_DEPTH, flush_at));
-        let timeout = bound(T::TIMEOUT_MS);
+        let outbox = Arc::new(Outbox::<T::Message>::new(encoder, &Self::SETTINGS));
         let queue = Arc::clone(&outbox);
-        let run = Box::new(move |half| Box::pin(Writer::new(half, queue, timeout, meter).run()) as _);
-        PreparedWriter { outbox, run, timeout }
+        let run = Box::new(move |half| Box::pin(Writer::new(half, queue, meter).run()) as _);
+        PreparedWriter { outbox, run }
     }
 }

@@ -96,6 +96,7 @@ impl ConnectionInfo {
     }
 
     /// Returns the peer's address.
+    #[inline]
     pub fn addr(&self) -> SocketAddr {
         self.0.addr
     }
@@ -106,6 +107,7 @@ impl ConnectionInfo {
     }
 
     /// Returns the connection's counters.
+    #[inline]
     pub fn stats(&self) -> &Arc<Stats> {
         &self.0.stats
     }
@@ -124,6 +126,7 @@ impl ConnectionInfo {
         Arc::as_ptr(&self.0).addr()
     }
 
+    #[inline]
     pub(crate) fn has_ended(&self) -> bool {
         self.0.ended.load(Ordering::Acquire)
     }

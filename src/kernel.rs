@@ -21,10 +21,12 @@ use crate::{
     lifecycle,
     link::Link,
     listener::Listener,
+    log_budget::LogBudget,
     meter::NodeTraffic,
     outbox::{AnyOutbox, Outbox, PushError, Queued},
     press::Receipt,
     registry::{Registry, SlotLimits},
+    scope,
     task::TaskCount,
 };
 
@@ -52,6 +54,8 @@ pub(crate) struct Kernel {
     pub(crate) tasks: TaskCount,
     /// The tasks that finish a shutdown which was begun inside a hook.
     pub(crate) finishers: TaskCount,
+    /// Of panics of user code.
+    pub(crate) panic_log: LogBudget,
 }
 
 impl Kernel {
@@ -72,6 +76,7 @@ impl Kernel {
             listener: Listener::default(),
             tasks: TaskCount::default(),
             finishers: TaskCount::default(),
+            panic_log: LogBudget::default(),
             config,
         }
     }
@@ -81,6 +86,14 @@ impl Kernel {
         std::ptr::from_ref(self).addr()
     }
 
+    /// The connection that an address means to the caller: to a task of a connection with this peer only that very one, and
+    /// not its successor.
+    pub(crate) fn connection_at(&self, addr: SocketAddr) -> Option<Arc<Link>> {
+        let link = self.registry.get(addr)?;
+        let own = scope::connection_with(self.identity(), addr);
+        own.is_none_or(|own| own == link.info().identity()).then_some(link)
+    }
+
     /// Queues a message for one peer.
     pub(crate) fn send<M: Send + 'static>(
         self: &Arc<Self>,
@@ -88,7 +101,7 @@ impl Kernel {
         message: M,
         receipt: Option<Receipt>,
     ) -> io::Result<()> {
-        let link = self.registry.get(addr);
+        let link = self.connection_at(addr);
         // A connection that is older than Writing has no outbox.
         let Some((link, outbox)) = link.as_ref().and_then(|link| Some((link, link.outbox()?))) else {
             return Err(self.why_nobody_writes().unwrap_or_else(|| error::not_connected(addr)));

@@ -12,6 +12,7 @@ mod kernel;
 mod lifecycle;
 mod link;
 mod listener;
+mod log_budget;
 mod meter;
 mod node;
 mod outbox;

@@ -5,25 +5,35 @@
 
 use std::{fmt, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::AbortHandle};
 
 use crate::{
     connection::ConnectionInfo,
+    framing::read::ReadEnd,
     hooks::RunWriter,
     outbox::{AnyOutbox, MAX_FLUSH_TIME},
     task::dispose,
     transport::{ReadHalf, WriteHalf, say_farewell},
 };
 
-/// The halves of the stream that no task owns; kept so that the stream stays open.
-pub(crate) struct UnusedHalves {
+/// What no task owns: the halves of the stream, kept so that it stays open, and the loops that have not been started.
+pub(crate) struct Dormant {
     /// Without Reading.
     pub(crate) read: Option<ReadHalf>,
     /// Without Writing, or before the first message.
     pub(crate) write: Option<WriteHalf>,
+    /// With Reading, before `on_connect` has begun.
+    pub(crate) reader: Option<BoxFuture<'static, ReadEnd>>,
     /// With Writing, before the first message.
     pub(crate) writer: Option<DormantWriter>,
+}
+
+impl Dormant {
+    fn is_used_up(&self) -> bool {
+        self.read.is_none() && self.write.is_none() && self.reader.is_none()
+    }
 }
 
 /// A write loop that has had nothing to write so far.
@@ -37,14 +47,14 @@ pub(crate) struct DormantWriter {
 /// The parts of a connection that run, and those that do not. A handle keeps the memory of a task that has ended.
 #[derive(Default)]
 struct Parts {
-    /// With Reading.
+    /// With Reading, once it is started.
     reader: Option<AbortHandle>,
     /// With Writing, from the first message on.
     writer: Option<AbortHandle>,
     /// Only while it runs, and if it may be aborted.
     on_connect: Option<AbortHandle>,
     /// `None` if there are none, as is usual once a message has been sent.
-    unused: Option<Box<UnusedHalves>>,
+    dormant: Option<Box<Dormant>>,
 }
 
 /// A live connection.
@@ -65,11 +75,10 @@ impl Link {
         info: ConnectionInfo,
         outbox: Option<Arc<dyn AnyOutbox>>,
         is_wrapped: bool,
-        unused: UnusedHalves,
+        dormant: Dormant,
     ) -> Self {
-        let is_used_up = unused.read.is_none() && unused.write.is_none();
-        let unused = if is_used_up { None } else { Some(Box::new(unused)) };
-        Self { info, outbox, is_wrapped, parts: Mutex::new(Parts { unused, ..Parts::default() }) }
+        let dormant = (!dormant.is_used_up()).then(|| Box::new(dormant));
+        Self { info, outbox, is_wrapped, parts: Mutex::new(Parts { dormant, ..Parts::default() }) }
     }
 
     pub(crate) fn info(&self) -> &ConnectionInfo {
@@ -80,26 +89,26 @@ impl Link {
         self.outbox.as_deref()
     }
 
-    /// Starts the tasks that a connection has from the beginning: the reader, and what there is to be aborted of
-    /// `on_connect`.
-    pub(crate) fn start(
-        &self,
-        begin_reader: impl FnOnce() -> Option<AbortHandle>,
-        begin_on_connect: impl FnOnce() -> Option<AbortHandle>,
-    ) {
+    /// Starts `on_connect`; what `begin` returns is aborted when the link is stopped.
+    pub(crate) fn start_on_connect(&self, begin: impl FnOnce() -> Option<AbortHandle>) {
         let mut parts = self.parts.lock();
-        parts.reader = begin_reader();
-        parts.on_connect = begin_on_connect();
+        parts.on_connect = begin();
+    }
+
+    /// Starts the reader, unless there is none or the link has been stopped meanwhile.
+    pub(crate) fn start_reader(&self, begin: impl FnOnce(BoxFuture<'static, ReadEnd>) -> AbortHandle) {
+        let mut parts = self.parts.lock();
+        let Some(reader) = parts.dormant.as_mut().and_then(|dormant| dormant.reader.take()) else { return };
+        parts.dormant.take_if(|dormant| dormant.is_used_up());
+        parts.reader = Some(begin(reader));
     }
 
     /// Starts the writer, for the first message, unless the link has been stopped meanwhile.
     pub(crate) fn start_writer(&self, begin: impl FnOnce(WriteHalf, DormantWriter) -> AbortHandle) {
         let mut parts = self.parts.lock();
-        let Some(unused) = parts.unused.as_mut() else { return };
-        let (Some(half), Some(writer)) = (unused.write.take(), unused.writer.take()) else { return };
-        if unused.read.is_none() {
-            parts.unused = None;
-        }
+        let Some(dormant) = parts.dormant.as_mut() else { return };
+        let (Some(half), Some(writer)) = (dormant.write.take(), dormant.writer.take()) else { return };
+        parts.dormant.take_if(|dormant| dormant.is_used_up());
         parts.writer = Some(begin(half, writer));
     }
 
@@ -115,8 +124,8 @@ impl Link {
         let is_flushed = self.outbox.as_ref().is_none_or(|outbox| outbox.finish());
         let flush_time = self.outbox.as_ref().map_or(MAX_FLUSH_TIME, |outbox| outbox.flush_time());
         // A message that was queued before its sender has started the writer still gets it.
-        let unused = if is_flushed { self.take_write_half() } else { None };
-        if let Some(half) = unused {
+        let dormant = if is_flushed { self.take_write_half() } else { None };
+        if let Some(half) = dormant {
             self.info.set_ended();
             say_farewell(half, flush_time).await;
         } else if let Some(outbox) = &self.outbox
@@ -128,16 +137,16 @@ impl Link {
     }
 
     fn take_write_half(&self) -> Option<WriteHalf> {
-        self.parts.lock().unused.as_mut().and_then(|unused| unused.write.take())
+        self.parts.lock().dormant.as_mut().and_then(|dormant| dormant.write.take())
     }
 
     /// Takes no more messages, drops those that are queued, and stops the tasks.
     pub(crate) fn stop(&self) {
         self.info.set_ended();
         let is_flushed = self.outbox.as_ref().is_none_or(|outbox| outbox.abandon());
-        let Parts { reader, writer, on_connect, unused } = std::mem::take(&mut *self.parts.lock());
-        // A wrapped stream is user code. Whoever else still refers to the link must not keep the socket open.
-        dispose(unused);
+        let Parts { reader, writer, on_connect, dormant } = std::mem::take(&mut *self.parts.lock());
+        // A decoder and a wrapped stream are user code. Whoever else still refers to the link must not keep the socket open.
+        dispose(dormant);
         for task in [reader, on_connect].into_iter().flatten() {
             task.abort();
         }

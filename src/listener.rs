@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     pin::pin,
     sync::{
         Arc,
@@ -63,7 +63,8 @@ impl Listener {
             let is_local = ip.is_loopback() || ip.is_unspecified();
             let is_everywhere = own.is_unspecified() && is_local;
             let is_loopback = own.is_loopback() && ip.is_unspecified() && own.is_ipv4() == ip.is_ipv4();
-            bound.port() == addr.port() && (own == ip || is_everywhere || is_loopback)
+            let is_obvious = own == ip || is_everywhere || is_loopback;
+            bound.port() == addr.port() && (is_obvious || (own.is_unspecified() && is_of_this_host(addr)))
         })
     }
 
@@ -120,6 +121,19 @@ impl Listener {
             accept_loop.wait_until_closed().await;
         }
     }
+}
+
+/// Whether an address is one of this host's own: the OS would dial it from that very address. Nothing is sent.
+fn is_of_this_host(addr: SocketAddr) -> bool {
+    let anywhere = match addr.ip() {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    let source = UdpSocket::bind((anywhere, 0)).and_then(|socket| {
+        socket.connect(addr)?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip().to_canonical() == addr.ip().to_canonical())
 }
 
 /// What a toggle does at once.

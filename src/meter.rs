@@ -50,10 +50,12 @@ impl Meter {
 }
 
 impl Observer for Meter {
+    #[inline]
     fn has_ended(&self) -> bool {
         self.info.has_ended()
     }
 
+    #[inline]
     fn received(&self, messages: usize, bytes: usize) {
         self.info.stats().register_received_messages(messages, bytes);
         self.node.stats.register_received_messages(messages, bytes);
@@ -73,6 +75,7 @@ impl Observer for Meter {
         warn!(parent: self.info.span(), dropped, "a queue is full and Reading::BACKPRESSURE is off");
     }
 
+    #[inline]
     fn sent(&self, messages: usize, bytes: usize) {
         self.info.stats().register_sent_messages(messages, bytes);
         self.node.stats.register_sent_messages(messages, bytes);

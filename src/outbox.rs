@@ -23,7 +23,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::codec::Encoder;
 
@@ -186,7 +185,7 @@ impl<M: Send + 'static> Outbox<M> {
             return Err(PushError::Closed);
         }
         if state.queue.len() + state.swapped_out < self.settings.depth {
-            state.queue.push_back(item);
+            scratch::push_back(&mut state.queue, item);
             if state.writer == Activity::Unborn {
                 state.writer = Activity::Due;
                 return Ok(Queued::First);
@@ -200,7 +199,7 @@ impl<M: Send + 'static> Outbox<M> {
         {
             std::mem::swap(&mut state.queue, &mut press.queue);
             state.swapped_out = press.queue.len();
-            state.queue.push_back(item);
+            scratch::push_back(&mut state.queue, item);
             drop(state);
             press.run();
             self.return_press(press);
@@ -267,9 +266,10 @@ impl<M: Send + 'static> Outbox<M> {
             state.is_streaming = false;
             state.has_been_full = false;
             state.writer = Activity::Parked;
-            let surplus = Self::take_surplus(&mut state, batch);
+            let surplus = Self::take_surplus(&mut state);
             drop(state);
-            surplus.release();
+            drop(surplus);
+            batch.release_surplus();
             return Poll::Pending;
         }
         if std::mem::take(&mut state.has_been_full) {
@@ -300,40 +300,16 @@ impl<M: Send + 'static> Outbox<M> {
         Poll::Pending
     }
 
-    /// Takes out what an idle connection does not need.
-    fn take_surplus(state: &mut State<M>, batch: &mut Batch) -> Surplus<M> {
-        let mut surplus = Surplus { rings: [VecDeque::new(), VecDeque::new()], buffers: Default::default() };
-        if scratch::is_surplus(&state.queue) {
-            surplus.rings[0] = std::mem::take(&mut state.queue);
-        }
-        surplus.buffers[0] = batch.take_surplus();
-        if let Some(press) = state.press.as_mut() {
-            if scratch::is_surplus(&press.queue) {
-                surplus.rings[1] = std::mem::take(&mut press.queue);
-            }
-            surplus.buffers[1] = press.batch.take_surplus();
-        }
-        surplus
+    /// Takes out what an idle connection does not need, if there is any of it.
+    fn take_surplus(state: &mut State<M>) -> Option<Surplus<M>> {
+        let queue = scratch::is_surplus(&state.queue).then(|| std::mem::take(&mut state.queue));
+        let press = state.press.as_deref_mut().and_then(Press::take_surplus);
+        (queue.is_some() || press.is_some()).then_some((queue, press))
     }
 }
 
 /// Memory that an idle connection gives back; it holds no messages.
-struct Surplus<M> {
-    /// Empty queues.
-    rings: [VecDeque<Item<M>>; 2],
-    /// Empty buffers.
-    buffers: [BytesMut; 2],
-}
-
-impl<M> Surplus<M> {
-    fn release(self) {
-        for buffer in self.buffers {
-            if buffer.capacity() != 0 {
-                scratch::give_for_writing(buffer);
-            }
-        }
-    }
-}
+type Surplus<M> = (Option<VecDeque<Item<M>>>, Option<(VecDeque<Item<M>>, Batch)>);
 
 /// An outbox whatever its messages are: all that the end of a connection needs.
 pub(crate) trait AnyOutbox: Any + Send + Sync {

@@ -56,16 +56,18 @@ pub(crate) struct Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         if self.bytes.capacity() != 0 {
-            scratch::give_for_writing(std::mem::take(&mut self.bytes));
+            scratch::give(std::mem::take(&mut self.bytes));
         }
     }
 }
 
 impl Batch {
-    /// Takes out the memory that an empty batch does not need.
-    pub(crate) fn take_surplus(&mut self) -> BytesMut {
+    /// Gives up the memory that an empty batch does not need.
+    pub(crate) fn release_surplus(&mut self) {
         self.receipts = None;
-        std::mem::take(&mut self.bytes)
+        if self.bytes.capacity() != 0 {
+            scratch::give(std::mem::take(&mut self.bytes));
+        }
     }
 
     /// Whether another message may begin under this limit.
@@ -188,6 +190,13 @@ impl<M> Press<M> {
         self.flush_at.max(self.last_size.saturating_mul(4)).min(largest).max(1)
     }
 
+    /// Takes out the memory that it does not need while it is empty, if there is any.
+    pub(crate) fn take_surplus(&mut self) -> Option<(VecDeque<Item<M>>, Batch)> {
+        let is_surplus =
+            scratch::is_surplus(&self.queue) || self.batch.bytes.capacity() != 0 || self.batch.receipts.is_some();
+        is_surplus.then(|| (std::mem::take(&mut self.queue), std::mem::take(&mut self.batch)))
+    }
+
     /// Drops everything in it, one user's value at a time.
     pub(crate) fn discard(self) {
         dispose_all(self.queue);
@@ -200,7 +209,7 @@ impl<M> Press<M> {
         }
         if self.batch.bytes.capacity() == 0 {
             self.batch.bytes = if self.last_size * 2 < scratch::CAPACITY {
-                scratch::take_for_writing(self.flush_at.min(scratch::CAPACITY))
+                scratch::take(self.flush_at.min(scratch::CAPACITY), scratch::CAPACITY / 2)
             } else {
                 BytesMut::with_capacity(limit + self.last_size.min(MAX_BATCH))
             };

@@ -6,6 +6,7 @@
 use std::{
     cell::RefCell,
     future::Future,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -18,8 +19,8 @@ const MAX_DEPTH: usize = 8;
 pub(crate) struct Scope {
     /// Identifies the node.
     pub(crate) node: usize,
-    /// Identifies the connection whose counted task this is; 0 if it is none.
-    pub(crate) task_of: usize,
+    /// The identity and the peer of the connection whose counted task this is, if it is one.
+    pub(crate) connection: Option<(usize, SocketAddr)>,
 }
 
 struct Stack {
@@ -29,9 +30,12 @@ struct Stack {
     depth: usize,
 }
 
+/// Fills the places that are not used.
+const OUTSIDE: Scope = Scope { node: 0, connection: None };
+
 thread_local! {
     static STACK: RefCell<Stack> =
-        const { RefCell::new(Stack { scopes: [Scope { node: 0, task_of: 0 }; MAX_DEPTH], depth: 0 }) };
+        const { RefCell::new(Stack { scopes: [OUTSIDE; MAX_DEPTH], depth: 0 }) };
 }
 
 impl Stack {
@@ -69,7 +73,24 @@ pub(crate) fn is_inside_node(node: usize) -> bool {
 
 /// Whether the caller is polled by a counted task of the connection.
 pub(crate) fn is_inside_task_of(connection: usize) -> bool {
-    STACK.with_borrow(|stack| stack.any(|scope| scope.task_of == connection))
+    let is_task = |scope: &Scope| scope.connection.is_some_and(|(identity, _)| identity == connection);
+    STACK.with_borrow(|stack| stack.any(is_task))
+}
+
+/// The identity of the connection with this peer whose task polls the caller. That is the only one that the address means
+/// there: the connection may have ended, and another one may have the address now.
+pub(crate) fn connection_with(node: usize, peer: SocketAddr) -> Option<usize> {
+    STACK.with_borrow(|stack| {
+        let own = |scope: &&Scope| scope.node == node && scope.connection.is_some_and(|(_, addr)| addr == peer);
+        let scope = stack.scopes[..stack.depth.min(MAX_DEPTH)].iter().rev().find(own)?;
+        scope.connection.map(|(identity, _)| identity)
+    })
+}
+
+/// Polls, marked with a scope.
+pub(crate) fn poll_within<T>(scope: Scope, poll: impl FnOnce() -> T) -> T {
+    let _entered = Entered::new(scope);
+    poll()
 }
 
 /// A future that runs hooks; each poll is marked with its scope.
@@ -90,8 +111,7 @@ impl<F: Future + Unpin> Future for Scoped<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let _entered = Entered::new(self.scope);
-        Pin::new(&mut self.future).poll(cx)
+        poll_within(self.scope, || Pin::new(&mut self.future).poll(cx))
     }
 }
 
@@ -101,22 +121,31 @@ mod tests {
 
     use super::*;
 
+    fn hook(node: usize) -> Scope {
+        Scope { node, ..Scope::default() }
+    }
+
     #[test]
     fn a_poll_is_inside_all_the_scopes_that_poll_it_and_no_others() {
+        let peer = SocketAddr::from(([10, 0, 0, 1], 1));
         let inner = Scoped::new(
-            Scope { node: 2, task_of: 0 },
-            Box::pin(async { (is_inside_node(1), is_inside_node(2), is_inside_node(3), is_inside_task_of(7)) }),
+            hook(2),
+            Box::pin(async move {
+                let known = (connection_with(1, peer), connection_with(2, peer));
+                (is_inside_node(1), is_inside_node(2), is_inside_node(3), is_inside_task_of(7), known)
+            }),
         );
-        let outer = Scoped::new(Scope { node: 1, task_of: 7 }, Box::pin(inner));
-        assert_eq!(outer.now_or_never(), Some((true, true, false, true)));
+        let outer = Scoped::new(Scope { node: 1, connection: Some((7, peer)) }, Box::pin(inner));
+        assert_eq!(outer.now_or_never(), Some((true, true, false, true, (Some(7), None))));
         assert!(!is_inside_node(1));
+        assert_eq!(connection_with(1, peer), None);
     }
 
     #[test]
     fn too_deep_to_tell_counts_as_inside() {
         let mut future: BoxFuture<'static, bool> = Box::pin(async { is_inside_node(99) });
         for node in 1..=MAX_DEPTH + 1 {
-            future = Box::pin(Scoped::new(Scope { node, task_of: 0 }, future));
+            future = Box::pin(Scoped::new(hook(node), future));
         }
         assert_eq!(future.now_or_never(), Some(true));
         assert!(!is_inside_node(99));

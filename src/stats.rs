@@ -26,6 +26,7 @@ pub struct Stats {
 
 impl Stats {
     /// Adds `msgs` sent messages that took `bytes` bytes in all.
+    #[inline]
     pub fn register_sent_messages(&self, msgs: usize, bytes: usize) {
         self.msgs_sent.fetch_add(msgs as u64, Ordering::Relaxed);
         self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -37,6 +38,7 @@ impl Stats {
     }
 
     /// Adds `msgs` received messages that took `bytes` bytes in all.
+    #[inline]
     pub(crate) fn register_received_messages(&self, msgs: usize, bytes: usize) {
         self.msgs_received.fetch_add(msgs as u64, Ordering::Relaxed);
         self.bytes_received.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -214,7 +214,7 @@ impl TaskCount {
 
     /// Waits for `condition`, which is read again whenever a task leaves, for at most `bound`.
     pub(crate) async fn wait_for(&self, condition: impl Fn() -> bool, bound: Duration) -> bool {
-        wait_at_most(bound, &self.left, condition).await
+        condition() || wait_at_most(bound, &self.left, condition).await
     }
 }
 

@@ -264,7 +264,7 @@ where
             return;
         }
         if held <= SMALL_REMAINDER {
-            let remainder = std::mem::replace(&mut self.buffer, scratch::take_for_reading(size));
+            let remainder = std::mem::replace(&mut self.buffer, scratch::take(size, scratch::MIN_ROOM));
             self.buffer.extend_from_slice(&remainder);
         } else {
             self.buffer.reserve(wanted);
@@ -277,10 +277,10 @@ where
             return;
         }
         if self.buffer.is_empty() {
-            scratch::give_for_reading(std::mem::take(&mut self.buffer));
+            scratch::give(std::mem::take(&mut self.buffer));
         } else if self.buffer.len() <= SMALL_REMAINDER && self.buffer.capacity() > 2 * SMALL_REMAINDER {
             let remainder = BytesMut::from(&self.buffer[..]);
-            scratch::give_for_reading(std::mem::replace(&mut self.buffer, remainder));
+            scratch::give(std::mem::replace(&mut self.buffer, remainder));
         }
     }
 
@@ -316,7 +316,7 @@ where
                         tally.dropped += 1;
                         dispose(message);
                     } else {
-                        self.queue.push_back(message);
+                        scratch::push_back(&mut self.queue, message);
                     }
                     self.stalls = if consumed == 0 { self.stalls + 1 } else { 0 };
                     if self.stalls > MAX_STALLS {
@@ -396,7 +396,7 @@ impl<R, D: Decoder, O> Drop for Reader<R, D, O> {
     fn drop(&mut self) {
         dispose_all(self.queue.drain(..));
         if self.buffer.capacity() != 0 {
-            scratch::give_for_reading(std::mem::take(&mut self.buffer));
+            scratch::give(std::mem::take(&mut self.buffer));
         }
     }
 }

@@ -19,7 +19,6 @@ use crate::{
         read::ReadEnd,
         write::{FailedWrite, WriteEnd, Written},
     },
-    hooks::OnConnectHook,
     kernel::Kernel,
     link::Link,
     registry::Teardown,
@@ -82,8 +81,12 @@ pub(super) fn after_reading(reason: Result<ReadEnd, Panicked>, link: Ender) -> B
             ReadEnd::Eof => debug!(parent: link.info.span(), "the peer closed the connection"),
             ReadEnd::Failed(error) => debug!(parent: link.info.span(), error = describe(error), "could not read"),
             ReadEnd::Idle => debug!(parent: link.info.span(), "no message within Reading::IDLE_TIMEOUT_MS"),
-            ReadEnd::DecoderPanicked(panicked) => _ = report_panic("the decoder or the stream", &link.info, panicked),
-            ReadEnd::ProcessPanicked(panicked) => _ = report_panic("process_message", &link.info, panicked),
+            ReadEnd::DecoderPanicked(panicked) => {
+                _ = report_panic(&link.kernel, "the decoder or the stream", &link.info, panicked)
+            }
+            ReadEnd::ProcessPanicked(panicked) => {
+                _ = report_panic(&link.kernel, "process_message", &link.info, panicked)
+            }
         }
         if let Some(claim) = link.claim() {
             if matches!(reason, ReadEnd::Idle) {
@@ -111,7 +114,7 @@ pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link:
             Err(panicked) => (FailedWrite::panicked(panicked), None),
         };
         match &failed.panicked {
-            Some(panicked) => _ = report_panic("the encoder or the stream", &link.info, panicked),
+            Some(panicked) => _ = report_panic(&link.kernel, "the encoder or the stream", &link.info, panicked),
             None => debug!(parent: link.info.span(), error = describe(&failed.error), "could not write"),
         }
         // From here on a send is refused, whoever ends the connection.
@@ -132,14 +135,10 @@ pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link:
     })
 }
 
-pub(super) fn run_on_connect(hook: Arc<dyn OnConnectHook>, addr: SocketAddr) -> BoxFuture<'static, ()> {
-    Box::pin(async move { hook.on_connect(addr).await })
-}
-
 pub(super) fn after_on_connect(result: Result<(), Panicked>, link: Ender) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         if let Err(panicked) = result {
-            report_panic("on_connect", &link.info, &panicked);
+            report_panic(&link.kernel, "on_connect", &link.info, &panicked);
             if let Some(claim) = link.claim() {
                 tear_down(&link.kernel, claim, None).await;
             }
@@ -152,16 +151,20 @@ pub(super) fn after_on_connect(result: Result<(), Panicked>, link: Ender) -> Box
 /// What a task of a connection needs to claim its end.
 pub(super) struct Ender {
     /// The node.
-    pub(super) kernel: Arc<Kernel>,
+    kernel: Arc<Kernel>,
     /// The weak reference keeps the allocation from being used for another link, so its address is an identity.
-    pub(super) link: Weak<Link>,
+    link: Weak<Link>,
     /// What the connection is, also after its end.
-    pub(super) info: ConnectionInfo,
+    info: ConnectionInfo,
     /// What an ending that this task claims is due to.
-    pub(super) origin: DisconnectOrigin,
+    origin: DisconnectOrigin,
 }
 
 impl Ender {
+    pub(super) fn new(kernel: &Arc<Kernel>, link: &Arc<Link>, origin: DisconnectOrigin) -> Self {
+        Self { kernel: Arc::clone(kernel), link: Arc::downgrade(link), info: link.info().clone(), origin }
+    }
+
     /// Claims the end of this very connection, never that of a successor at the same address.
     fn claim(&self) -> Option<Teardown<Link>> {
         self.kernel.registry.claim(self.info.addr(), Some(self.link.as_ptr()), self.origin)
@@ -170,7 +173,10 @@ impl Ender {
 
 /// Ends the connection of the address; `false` if there is none or somebody else is ending it.
 pub(crate) async fn disconnect(kernel: &Arc<Kernel>, addr: SocketAddr) -> bool {
-    let Some(claim) = kernel.registry.claim(addr, None, DisconnectOrigin::User) else { return false };
+    let Some(link) = kernel.connection_at(addr) else { return false };
+    let which = Some(Arc::as_ptr(&link));
+    drop(link);
+    let Some(claim) = kernel.registry.claim(addr, which, DisconnectOrigin::User) else { return false };
     let info = claim.connection().info().clone();
     tear_down(kernel, claim, None).await;
     // A hook of this connection that called us has been told to stop too, and would be dropped at this await.
@@ -190,7 +196,7 @@ pub(super) async fn tear_down(kernel: &Arc<Kernel>, claim: Teardown<Link>, mut f
     let link = ending.0.connection();
     let (addr, origin) = (ending.0.addr(), ending.0.origin());
     if let Some(hook) = kernel.hooks.on_disconnect() {
-        let scope = Scope { node: kernel.identity(), task_of: 0 };
+        let scope = Scope { node: kernel.identity(), ..Scope::default() };
         let limit = bound(hook.timeout_ms());
         let run = Scoped::new(scope, Box::pin(caught(move || hook.on_disconnect(addr, origin))));
         let mut run = pin!(within(limit, run));
@@ -203,7 +209,7 @@ pub(super) async fn tear_down(kernel: &Arc<Kernel>, claim: Teardown<Link>, mut f
         };
         match outcome {
             Some(Ok(())) => {}
-            Some(Err(panicked)) => _ = report_panic("on_disconnect", link.info(), &panicked),
+            Some(Err(panicked)) => _ = report_panic(kernel, "on_disconnect", link.info(), &panicked),
             None => debug!(parent: link.info().span(), "on_disconnect ran out of time"),
         }
     }

@@ -15,13 +15,13 @@ use std::{
 };
 
 use tokio::task::AbortHandle;
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::{
     connection::ConnectionInfo,
     error,
     kernel::Kernel,
-    scope::{Scope, Scoped},
+    scope::{self, Scope},
     task::{Panicked, dispose},
 };
 
@@ -36,10 +36,15 @@ pub(crate) use shutdown::shut_down;
 /// How long an ending waits for the connection's, or the node's, stopped tasks to be dropped.
 const MAX_STOP_TIME: Duration = Duration::from_secs(1);
 
-/// Logs a panic of user code, once, and makes the error that says so.
-fn report_panic(hook: &'static str, info: &ConnectionInfo, panicked: &Panicked) -> io::Error {
+/// Logs a panic of user code, once, and makes the error that says so. A peer may know how to provoke it, so only a few a
+/// second are errors in the log.
+fn report_panic(kernel: &Kernel, hook: &'static str, info: &ConnectionInfo, panicked: &Panicked) -> io::Error {
     let addr = info.addr();
-    error!(parent: info.span(), %addr, "{hook} panicked: {}", panicked.0);
+    match kernel.panic_log.take() {
+        Some(0) => error!(parent: info.span(), %addr, "{hook} panicked: {}", panicked.0),
+        Some(withheld) => error!(parent: info.span(), %addr, withheld, "{hook} panicked: {}", panicked.0),
+        None => debug!(parent: info.span(), %addr, "{hook} panicked: {}", panicked.0),
+    }
     error::panicked(hook, addr, panicked)
 }
 
@@ -50,19 +55,16 @@ pub(crate) fn spawn_counted(
     task: impl Future<Output = ()> + Send + Unpin + 'static,
 ) -> AbortHandle {
     kernel.tasks.enter();
-    let task_of = info.as_ref().map_or(0, ConnectionInfo::identity);
     if let Some(info) = &info {
         info.tasks().enter();
     }
-    let scope = Scope { node: kernel.identity(), task_of };
-    let task = Some(Scoped::new(scope, task));
-    tokio::spawn(Counted { task, info, kernel: Arc::clone(kernel) }).abort_handle()
+    tokio::spawn(Counted { task: Some(task), info, kernel: Arc::clone(kernel) }).abort_handle()
 }
 
 /// A task that leaves the counts when it has been dropped.
 struct Counted<F> {
     /// `None` once it is dropped.
-    task: Option<Scoped<F>>,
+    task: Option<F>,
     /// The connection that it belongs to, if any.
     info: Option<ConnectionInfo>,
     /// The node that it belongs to.
@@ -73,7 +75,10 @@ impl<F: Future<Output = ()> + Unpin> Future for Counted<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.task.as_mut().map_or(Poll::Ready(()), |task| Pin::new(task).poll(cx))
+        let connection = self.info.as_ref().map(|info| (info.identity(), info.addr()));
+        let scope = Scope { node: self.kernel.identity(), connection };
+        let Some(task) = &mut self.task else { return Poll::Ready(()) };
+        scope::poll_within(scope, || Pin::new(task).poll(cx))
     }
 }
 

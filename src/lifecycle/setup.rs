@@ -1,8 +1,15 @@
 //! From a dial or an accepted socket to a live connection.
 
-use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use futures_util::future::{Either, select};
+use futures_util::future::{BoxFuture, Either, select};
 use tokio::{
     net::{TcpSocket, TcpStream},
     runtime::Handle,
@@ -12,15 +19,15 @@ use tokio::{
 use tracing::{debug, error_span};
 
 use super::{
-    ending::{Ender, LinkTask, after_on_connect, after_reading, after_writing, run_on_connect},
+    ending::{Ender, LinkTask, after_on_connect, after_reading, after_writing},
     report_panic, spawn_counted,
 };
 use crate::{
     connection::{Connection, ConnectionInfo, ConnectionSide, DisconnectOrigin},
     error,
-    hooks::{HandshakeHook, HookSet, PreparedWriter},
+    hooks::{HandshakeHook, HookSet, OnConnectHook, PreparedWriter},
     kernel::Kernel,
-    link::{DormantWriter, Link, UnusedHalves},
+    link::{Dormant, DormantWriter, Link},
     meter::Meter,
     registry::{Refusal, Reservation},
     scope::{Scope, Scoped},
@@ -124,14 +131,14 @@ async fn set_up(
 async fn shake_hands(kernel: &Kernel, hook: Arc<dyn HandshakeHook>, connection: Connection) -> io::Result<Connection> {
     let info = connection.info().clone();
     let (addr, limit_ms) = (info.addr(), hook.timeout_ms());
-    let scope = Scope { node: kernel.identity(), task_of: 0 };
+    let scope = Scope { node: kernel.identity(), ..Scope::default() };
     let handshake = Scoped::new(scope, Box::pin(caught(move || hook.perform(connection))));
     match within(bound(limit_ms), handshake).await {
         None => {
             kernel.heuristics.handshake_timeouts.increment();
             Err(error::handshake_timeout(addr, limit_ms))
         }
-        Some(Err(panicked)) => Err(report_panic("perform_handshake", &info, &panicked)),
+        Some(Err(panicked)) => Err(report_panic(kernel, "perform_handshake", &info, &panicked)),
         Some(Ok(result)) => {
             let connection = result?;
             if connection.info().is_same(&info) { Ok(connection) } else { Err(error::foreign_connection(addr)) }
@@ -149,6 +156,12 @@ fn go_live(
 ) -> io::Result<()> {
     let info = connection.info().clone();
     let (addr, own_side) = (info.addr(), !info.side());
+    // Whoever ends the node or, once it is listed, the connection waits for its tasks and the codecs, also for those that do
+    // not exist yet.
+    let _starting = (kernel.tasks.present(), info.tasks().present());
+    if kernel.registry.is_closed() {
+        return Err(error::shutting_down());
+    }
     let (read, write) = match connection.split() {
         Some((read, write)) => (Some(read), Some(write)),
         None if hooks.reading.is_some() || hooks.writing.is_some() => return Err(error::stream_not_returned(addr)),
@@ -157,7 +170,7 @@ fn go_live(
     let meter = || Meter::new(Arc::clone(&kernel.traffic), info.clone());
     let codec_panicked = |hook: &'static str| {
         let info = info.clone();
-        move |panicked| report_panic(hook, &info, &panicked)
+        move |panicked| report_panic(kernel, hook, &info, &panicked)
     };
     let reader = hooks.reading.take().map(|hook| catch(|| hook.prepare(addr, own_side, meter())));
     let reader = reader.transpose().map_err(codec_panicked("Reading::codec"))?;
@@ -169,44 +182,61 @@ fn go_live(
         Some(PreparedWriter { outbox, run }) => (Some(outbox), Some(DormantWriter { run, runtime: Handle::current() })),
         None => (None, None),
     };
-    let mut unused = UnusedHalves { read, write, writer };
-    let reader = reader.and_then(|run| unused.read.take().map(run));
-    // Whoever ends the connection once it is listed waits for its tasks, also for those that are not spawned yet.
-    let _starting = (kernel.tasks.present(), info.tasks().present());
-    let link = Arc::new(Link::new(info.clone(), outbox, is_wrapped, unused));
+    let mut dormant = Dormant { read, write, reader: None, writer };
+    dormant.reader = reader.and_then(|run| dormant.read.take().map(run));
+    let link = Arc::new(Link::new(info.clone(), outbox, is_wrapped, dormant));
     reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
 
-    let end = |origin| Ender { kernel: Arc::clone(kernel), link: Arc::downgrade(&link), info: info.clone(), origin };
-    let own = || Some(info.clone());
-    link.start(
-        || {
-            let task = LinkTask::new(reader?, end(DisconnectOrigin::Reading), after_reading);
-            Some(spawn_counted(kernel, own(), task))
-        },
-        || {
-            let hook = hooks.on_connect.take()?;
-            let is_abortable = hook.is_abortable();
-            let end = end(DisconnectOrigin::OnConnectAbort);
-            let task = LinkTask::new(run_on_connect(hook, addr), end, after_on_connect);
-            if is_abortable {
-                return Some(spawn_counted(kernel, own(), task));
-            }
-            tokio::spawn(Scoped::new(Scope { node: kernel.identity(), task_of: 0 }, task));
-            None
-        },
-    );
+    let Some(hook) = hooks.on_connect.take() else {
+        start_reader(kernel, &link);
+        debug!(parent: info.span(), "live");
+        return Ok(());
+    };
+    link.start_on_connect(|| {
+        let is_abortable = hook.is_abortable();
+        let ender = Ender::new(kernel, &link, DisconnectOrigin::OnConnectAbort);
+        let run = run_on_connect(hook, addr, Arc::clone(kernel), Arc::downgrade(&link));
+        let task = LinkTask::new(run, ender, after_on_connect);
+        if is_abortable {
+            return Some(spawn_counted(kernel, Some(info.clone()), task));
+        }
+        tokio::spawn(Scoped::new(Scope { node: kernel.identity(), ..Scope::default() }, task));
+        None
+    });
     debug!(parent: info.span(), "live");
     Ok(())
+}
+
+/// Runs `on_connect`, after it has started the reader: a task that spawns one other wakes no other thread for it, while of
+/// two that are spawned together one goes to another thread, which costs more than all of the setup.
+fn run_on_connect(
+    hook: Arc<dyn OnConnectHook>,
+    addr: SocketAddr,
+    kernel: Arc<Kernel>,
+    link: Weak<Link>,
+) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        if let Some(link) = link.upgrade() {
+            start_reader(&kernel, &link);
+        }
+        drop((kernel, link));
+        hook.on_connect(addr).await;
+    })
+}
+
+fn start_reader(kernel: &Arc<Kernel>, link: &Arc<Link>) {
+    link.start_reader(|reader| {
+        let ender = Ender::new(kernel, link, DisconnectOrigin::Reading);
+        spawn_counted(kernel, Some(link.info().clone()), LinkTask::new(reader, ender, after_reading))
+    });
 }
 
 /// Starts the writer of a connection, for the first message that is sent: many connections never send one, and a task costs
 /// memory and time.
 pub(crate) fn start_writer(kernel: &Arc<Kernel>, link: &Arc<Link>) {
     link.start_writer(|half, DormantWriter { run, runtime }| {
-        let info = link.info().clone();
-        let (origin, own) = (DisconnectOrigin::Writing, info.clone());
-        let end = Ender { kernel: Arc::clone(kernel), link: Arc::downgrade(link), info, origin };
+        let ender = Ender::new(kernel, link, DisconnectOrigin::Writing);
         let _context = runtime.enter();
-        spawn_counted(kernel, Some(own), LinkTask::new(run(half), end, after_writing))
+        spawn_counted(kernel, Some(link.info().clone()), LinkTask::new(run(half), ender, after_writing))
     });
 }

@@ -1,0 +1,58 @@
+//! Row 10: every address of the host.
+
+use std::{io::ErrorKind, net::SocketAddr};
+
+use pea2pea::{Config, Pea2Pea};
+use tokio::net::TcpSocket;
+
+use crate::{
+    kit::{
+        Verdict, attack, ensure,
+        stage::Stage,
+        victim::{Calm, Victim},
+    },
+    namespace::{run, set_up},
+    netns_row,
+};
+
+/// A node bound to every address dials each of them; or, as the canary, a twin does.
+fn every_address<const ITSELF: bool>(stage: &Stage) -> Verdict {
+    set_up();
+    for command in [
+        "ip addr replace 10.77.0.1/24 dev lo",
+        "ip addr replace 10.78.0.1/32 dev lo",
+        "ip addr replace fd77::1/64 dev lo nodad",
+    ] {
+        run(command);
+    }
+    let mut refused = 0;
+    for (bound_to, dialled) in [
+        ("0.0.0.0:0", &["10.77.0.1", "10.78.0.1", "127.0.0.1"][..]),
+        ("[::]:0", &["10.77.0.1", "10.78.0.1", "fd77::1", "::1", "::ffff:10.77.0.1"]),
+    ] {
+        let listener_addr = Some(bound_to.parse().unwrap());
+        let (victim, bound) = stage.victim::<Calm>(Config { listener_addr, ..attack::config(0) });
+        let watch = stage.watch::<Calm>(SocketAddr::from(([127, 0, 0, 1], bound.port())));
+        let twin = stage.inside(Victim::<Calm>::new(attack::config(0)));
+        let node = if ITSELF { victim.node() } else { twin.node() };
+        for ip in dialled {
+            let target = SocketAddr::new(ip.parse().unwrap(), bound.port());
+            let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+            let results = stage.inside(async {
+                [node.connect(target).await, node.connect_using_socket(target, socket.unwrap()).await]
+            });
+            for result in results {
+                let result = result.map_err(|error| error.kind());
+                ensure(result == Err(ErrorKind::AddrInUse), || format!("{target}, bound to {bound}: {result:?}"))?;
+                refused += 1;
+            }
+        }
+        ensure(victim.node().num_connected() == 1, || format!("something is left at {bound}"))?;
+        watch.verdict("")?;
+    }
+    Ok(format!("{refused} dials of own addresses refused"))
+}
+
+netns_row!(row_10_a_node_does_not_connect_to_itself_at_any_address, every_address::<true>, [
+    "being the same node" off: every_address::<false> => "Ok(())",
+]);

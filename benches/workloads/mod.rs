@@ -6,7 +6,7 @@
 //! - `clients` has the peers that are the same for every contender, where only the receiving end is under test.
 //! - `measure` lets the contenders run in turn; `figures` and `table` make the medians, the ratios and the print;
 //!   `harness` is the whole of a bench but its rows.
-//! - `cpu`, `heap` and `neighbour` are the instruments.
+//! - `cpu`, `heap` and `neighbour` are the instruments; `machine` says what they were used on.
 
 #![allow(dead_code, unreachable_pub, reason = "each bench uses the part it needs")]
 
@@ -15,6 +15,7 @@ pub mod cpu;
 pub mod figures;
 pub mod harness;
 pub mod heap;
+pub mod machine;
 pub mod measure;
 pub mod neighbour;
 pub mod ours;

@@ -36,8 +36,13 @@ fn main() {
         let _neighbours = Neighbours::start(settings.loaded);
         measure_by(&settings, &workloads, &contenders, |contender, workload| {
             let which = workloads.iter().position(|one| one == workload).expect("it is one of them");
+            let run = format!("{workload}: {}: ", contender.name);
+            // What has failed once would only take its time again.
+            if failures.iter().any(|failure: &String| failure.starts_with(&run)) {
+                return None;
+            }
             sample::in_a_process_of_its_own(contender, which).unwrap_or_else(|failure| {
-                failures.push(format!("{workload}: {}: {failure}", contender.name));
+                failures.push(run + &failure);
                 None
             })
         })

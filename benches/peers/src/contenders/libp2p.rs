@@ -139,11 +139,14 @@ async fn drive(mut swarm: Swarm<Behaviour>, mut orders: UnboundedReceiver<Order>
                 // Nobody may be interested.
                 SwarmEvent::ConnectionEstablished { .. } => _ = events.send(Event::Established),
                 SwarmEvent::ConnectionClosed { .. } => _ = events.send(Event::Closed),
+                SwarmEvent::OutgoingConnectionError { error, .. } => panic!("no connection: {error}"),
                 _ => {}
             },
             Some(order) = orders.recv() => match order {
                 Order::Dial(peer, addr) => {
-                    swarm.dial(DialOpts::peer_id(peer).addresses(vec![addr]).build()).expect("a listener");
+                    // From the port that it listens at, it would soon meet an address that is in use.
+                    let to = DialOpts::peer_id(peer).addresses(vec![addr]).allocate_new_port().build();
+                    swarm.dial(to).expect("a listener");
                 }
                 Order::Disconnect(peer) => swarm.disconnect_peer_id(peer).expect("a connection"),
             },

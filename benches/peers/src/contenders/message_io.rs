@@ -81,9 +81,15 @@ impl Node {
         (Self::new(count_one), marks)
     }
 
-    fn connect(&self, to: &Self) -> Endpoint {
+    /// Connects, but does not wait for the other end.
+    fn dial(&self, to: &Self) -> Endpoint {
         self.handler.network().connect(Transport::FramedTcp, to.addr).expect("a socket");
         self.connected.recv().expect("a running node")
+    }
+
+    /// Connects; returns this end's way to the other one, and the other end's way back.
+    fn connect(&self, to: &Self) -> (Endpoint, Endpoint) {
+        (self.dial(to), to.accepted.recv().expect("a running node"))
     }
 
     fn send_all(&self, to: Endpoint, payload: &[u8], messages: u64) {
@@ -103,7 +109,7 @@ fn send(handler: &NodeHandler<()>, to: Endpoint, payload: &[u8]) {
     assert_eq!(handler.network().send(to, payload), SendStatus::Sent);
 }
 
-/// Sets what the crate has no setting for, on every socket of this process: it writes a message in two pieces, and the second
+/// Sets what the crate has no setting for, on every socket that this process has by now: the crate writes a message in two pieces, and the second
 /// one would wait for the peer's delayed acknowledgement.
 fn set_nodelay() {
     for entry in fs::read_dir("/proc/self/fd").expect("Linux") {
@@ -125,7 +131,7 @@ fn one_way(size: usize, messages: u64) -> Sample {
     let warm_up = messages.div_ceil(10);
     let (far, marks) = Node::counting([warm_up, messages]);
     let near = Node::new(|_, _, _| {});
-    let to = near.connect(&far);
+    let (to, _) = near.connect(&far);
     set_nodelay();
     near.send_all(to, &payload, warm_up);
     marks.recv().expect("a receiver");
@@ -154,15 +160,14 @@ fn ping_pong(size: usize, round_trips: usize, answered: Answered) -> Sample {
                     _ => send(handler, from, data),
                 }
             });
-            let to = near.connect(&far);
+            let (to, _) = near.connect(&far);
             set_nodelay();
             send(&near.handler, to, &payload);
             arrivals.recv().expect("an echo")
         }
         Answered::ByTask => {
             let near = Node::new(move |_, _, _| _ = arrived.send(Vec::new()));
-            let to = near.connect(&far);
-            far.accepted.recv().expect("a running node");
+            let (to, _) = near.connect(&far);
             set_nodelay();
             let round_trip = |_| {
                 let start = Instant::now();
@@ -179,7 +184,7 @@ fn ping_pong(size: usize, round_trips: usize, answered: Answered) -> Sample {
 fn churn(connections: usize) -> Sample {
     let (near, far) = (Node::new(|_, _, _| {}), Node::new(|_, _, _| {}));
     let connect_and_end = || {
-        let endpoint = near.connect(&far);
+        let endpoint = near.dial(&far);
         near.handler.network().remove(endpoint.resource_id());
     };
     (0..connections.div_ceil(10)).for_each(|_| connect_and_end());
@@ -195,7 +200,7 @@ fn idle(pairs: usize) -> Sample {
 
     let mut connect_all = || {
         ends.clear();
-        ends.extend((0..pairs).map(|_| (near.connect(&far), far.accepted.recv().expect("a running node"))));
+        ends.extend((0..pairs).map(|_| near.connect(&far)));
         set_nodelay();
         ends.clone()
     };
@@ -229,7 +234,7 @@ fn fan_in(senders: usize, size: usize, messages_each: u64) -> Sample {
     let nodes: Vec<(Node, Endpoint)> = (0..senders)
         .map(|_| {
             let node = Node::new(|_, _, _| {});
-            let to = node.connect(&hub);
+            let (to, _) = node.connect(&hub);
             (node, to)
         })
         .collect();
@@ -255,7 +260,7 @@ fn fan_out(receivers: usize, size: usize, messages_each: u64) -> Sample {
     let nodes: Vec<_> = (0..receivers)
         .map(|_| {
             let (node, marks) = Node::counting([warm_up, messages_each]);
-            let to = hub.connect(&node);
+            let (to, _) = hub.connect(&node);
             (node, marks, to)
         })
         .collect();

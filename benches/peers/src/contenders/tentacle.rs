@@ -1,21 +1,27 @@
 //! tentacle, by its examples: a service with one protocol, here with a handle per session, which is how its documentation
-//! keeps connections from waiting for each other. Not encrypted (`HandshakeType::Noop`); buffers and windows at their defaults.
+//! keeps connections from waiting for each other. Not encrypted (`HandshakeType::Noop`); windows at their defaults.
+//!
+//! It holds no sender back, and ends a session for which too much is waiting: a sender has to look after that itself. It does not
+//! see what still is in the channels, which may be 128 messages each, so the limit of 24 MiB is raised.
 
 use std::{io, sync::Arc, time::Instant};
 
 use socket2::SockRef;
 use tentacle::{
-    ProtocolId, SessionId, async_trait,
+    ProtocolId, async_trait,
     builder::{MetaBuilder, ServiceBuilder},
-    context::{ProtocolContextMutRef, ServiceContext},
+    context::{ProtocolContextMutRef, ServiceContext, SessionContext},
     multiaddr::Multiaddr,
     secio::SecioKeyPair,
     service::{HandshakeType, ProtocolHandle, ServiceAsyncControl, ServiceEvent, TargetProtocol, TcpSocket},
     traits::{ServiceHandle, SessionProtocol},
 };
-use tokio::sync::{
-    Mutex,
-    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+use tokio::{
+    sync::{
+        Mutex,
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    },
+    task::yield_now,
 };
 use tokio_util::bytes::Bytes;
 
@@ -46,20 +52,23 @@ fn run(workload: &Workload, workers: usize) -> Option<Sample> {
     })
 }
 
+/// A session as the one end has it, and as the other.
+type Ends = (SessionContext, SessionContext);
+
 /// A service that listens.
 struct Node {
     control: ServiceAsyncControl,
     addr: Multiaddr,
     shared: Arc<Shared>,
-    opened: Mutex<UnboundedReceiver<SessionId>>,
-    closed: Mutex<UnboundedReceiver<SessionId>>,
+    opened: Mutex<UnboundedReceiver<SessionContext>>,
+    closed: Mutex<UnboundedReceiver<()>>,
 }
 
 /// What the callbacks know.
 struct Shared {
     duty: Duty,
-    opened: UnboundedSender<SessionId>,
-    closed: UnboundedSender<SessionId>,
+    opened: UnboundedSender<SessionContext>,
+    closed: UnboundedSender<()>,
 }
 
 /// What is done with a message.
@@ -84,6 +93,7 @@ impl Node {
             .insert_protocol(protocol)
             .handshake_type(HandshakeType::<SecioKeyPair>::Noop)
             .tcp_config(|socket: TcpSocket, _| with_nodelay(socket))
+            .set_send_buffer_size(END_OF_PATIENCE)
             .forever(true)
             .build(Sessions(Arc::clone(&shared)));
         let control = service.control().clone();
@@ -104,22 +114,26 @@ impl Node {
     }
 
     /// Connects; returns the session at this end and at the other.
-    async fn connect(&self, to: &Self) -> (SessionId, SessionId) {
+    async fn connect(&self, to: &Self) -> Ends {
         self.control.dial(to.addr.clone(), TargetProtocol::All).await.expect("a running service");
         (self.next_opened().await, to.next_opened().await)
     }
 
-    async fn next_opened(&self) -> SessionId {
+    async fn next_opened(&self) -> SessionContext {
         self.opened.lock().await.recv().await.expect("a running service")
     }
 
-    async fn next_closed(&self) -> SessionId {
-        self.closed.lock().await.recv().await.expect("a running service")
+    async fn next_closed(&self) {
+        self.closed.lock().await.recv().await.expect("a running service");
     }
 
-    async fn send_all(&self, to: SessionId, payload: &Bytes, messages: u64) {
+    async fn send_all(&self, to: &SessionContext, payload: &Bytes, messages: u64) {
         for _ in 0..messages {
-            self.control.send_message_to(to, PROTOCOL, payload.clone()).await.expect("a session");
+            while to.pending_data_size() > MOST_WAITING {
+                assert!(!to.closed(), "the session is gone");
+                yield_now().await;
+            }
+            self.control.send_message_to(to.id, PROTOCOL, payload.clone()).await.expect("a session");
         }
     }
 }
@@ -136,9 +150,9 @@ struct Sessions(Arc<Shared>);
 #[async_trait]
 impl ServiceHandle for Sessions {
     async fn handle_event(&mut self, _: &mut ServiceContext, event: ServiceEvent) {
-        if let ServiceEvent::SessionClose { session_context } = event {
+        if let ServiceEvent::SessionClose { .. } = event {
             // Nobody may be interested.
-            _ = self.0.closed.send(session_context.id);
+            _ = self.0.closed.send(());
         }
     }
 }
@@ -150,7 +164,7 @@ struct Session(Arc<Shared>);
 impl SessionProtocol for Session {
     async fn connected(&mut self, context: ProtocolContextMutRef<'_>, _: &str) {
         // Nobody may be interested.
-        _ = self.0.opened.send(context.session.id);
+        _ = self.0.opened.send(context.session.clone());
     }
 
     async fn received(&mut self, context: ProtocolContextMutRef<'_>, message: Bytes) {
@@ -180,7 +194,7 @@ async fn one_way(size: usize, messages: u64) -> Sample {
     for messages in [messages.div_ceil(10), messages] {
         far.tally().expect(messages);
         let (start, cpu) = (Instant::now(), cpu::Stopwatch::start());
-        near.send_all(to, &payload, messages).await;
+        near.send_all(&to, &payload, messages).await;
         far.tally().reached().await;
         sample = vec![messages as f64 / start.elapsed().as_secs_f64(), cpu.micros_per(messages)];
     }
@@ -195,7 +209,7 @@ async fn ping_pong(size: usize, round_trips: usize, answered: Answered) -> Sampl
         Answered::InPlace => {
             let near = Node::new(Duty::Rally(Rally::new(warm_up + round_trips))).await;
             let (to, _) = near.connect(&far).await;
-            near.send_all(to, &payload, 1).await;
+            near.send_all(&to, &payload, 1).await;
             let Duty::Rally(rally) = &near.shared.duty else { unreachable!("it was just made so") };
             rally.times(warm_up).await
         }
@@ -206,7 +220,7 @@ async fn ping_pong(size: usize, round_trips: usize, answered: Answered) -> Sampl
             let mut times = Vec::with_capacity(round_trips);
             for trip in 0..warm_up + round_trips {
                 let start = Instant::now();
-                near.send_all(to, &payload, 1).await;
+                near.send_all(&to, &payload, 1).await;
                 arrivals.recv().await.expect("an echo");
                 if trip >= warm_up {
                     times.push(micros(start.elapsed()));
@@ -226,7 +240,7 @@ async fn churn(connections: usize) -> Sample {
         for _ in 0..connections {
             near.control.dial(far.addr.clone(), TargetProtocol::All).await.expect("a running service");
             let session = near.next_opened().await;
-            near.control.disconnect(session).await.expect("a running service");
+            near.control.disconnect(session.id).await.expect("a running service");
             near.next_closed().await;
         }
         sample = vec![connections as f64 / start.elapsed().as_secs_f64(), cpu.micros_per(connections as u64)];
@@ -245,7 +259,7 @@ async fn idle(pairs: usize) -> Sample {
     connect_all(&nodes, &hub, &mut sessions).await;
     exchange(&nodes, &hub, &sessions).await;
     for (node, (near, _)) in nodes.iter().zip(&sessions) {
-        node.control.disconnect(*near).await.expect("a running service");
+        node.control.disconnect(near.id).await.expect("a running service");
         node.next_closed().await;
         hub.next_closed().await;
     }
@@ -258,19 +272,19 @@ async fn idle(pairs: usize) -> Sample {
     [before, after].map(|bytes| (bytes - base) as f64 / pairs as f64).to_vec()
 }
 
-async fn connect_all(nodes: &[Node], hub: &Node, sessions: &mut Vec<(SessionId, SessionId)>) {
+async fn connect_all(nodes: &[Node], hub: &Node, sessions: &mut Vec<Ends>) {
     for node in nodes {
         sessions.push(node.connect(hub).await);
     }
 }
 
-async fn exchange(nodes: &[Node], hub: &Node, sessions: &[(SessionId, SessionId)]) {
+async fn exchange(nodes: &[Node], hub: &Node, sessions: &[Ends]) {
     let payload = Bytes::from_static(&[7; IDLE_TRAFFIC_SIZE]);
     for (node, (near, far)) in nodes.iter().zip(sessions) {
         hub.tally().expect(IDLE_TRAFFIC);
         node.tally().expect(IDLE_TRAFFIC);
-        node.send_all(*near, &payload, IDLE_TRAFFIC).await;
-        hub.send_all(*far, &payload, IDLE_TRAFFIC).await;
+        node.send_all(near, &payload, IDLE_TRAFFIC).await;
+        hub.send_all(far, &payload, IDLE_TRAFFIC).await;
         hub.tally().reached().await;
         node.tally().reached().await;
     }
@@ -292,7 +306,7 @@ async fn fan_in(senders: usize, size: usize, messages_each: u64) -> Sample {
         let (start, cpu) = (Instant::now(), cpu::Stopwatch::start());
         for (node, to) in nodes.clone() {
             let payload = payload.clone();
-            tokio::spawn(async move { node.send_all(to, &payload, messages_each).await });
+            tokio::spawn(async move { node.send_all(&to, &payload, messages_each).await });
         }
         hub.tally().reached().await;
         sample = vec![messages as f64 / start.elapsed().as_secs_f64(), cpu.micros_per(messages)];
@@ -315,7 +329,7 @@ async fn fan_out(receivers: usize, size: usize, messages_each: u64) -> Sample {
         let (start, cpu) = (Instant::now(), cpu::Stopwatch::start());
         for _ in 0..messages_each {
             for (_, to) in &nodes {
-                hub.send_all(*to, &payload, 1).await;
+                hub.send_all(to, &payload, 1).await;
             }
         }
         for (node, _) in &nodes {
@@ -328,3 +342,9 @@ async fn fan_out(receivers: usize, size: usize, messages_each: u64) -> Sample {
 }
 
 const PROTOCOL: ProtocolId = ProtocolId::new(1);
+
+/// So many bytes wait for a session, beside those in channels: enough to keep it busy.
+const MOST_WAITING: usize = 4 << 20;
+
+/// With so many bytes waiting, a session ends: more than the channels hold of the largest messages.
+const END_OF_PATIENCE: usize = 512 << 20;

@@ -2,8 +2,11 @@
 
 use std::fmt::Write;
 
-use super::{Report, machine};
-use crate::workloads::figures::{Row, readable};
+use super::{Report, versions};
+use crate::workloads::{
+    figures::{Row, readable},
+    machine,
+};
 
 /// One chart.
 pub struct Chart {
@@ -47,7 +50,8 @@ impl Chart {
             .collect();
         let bars: usize = groups.iter().map(|group| group.bars.len()).sum();
         let plot = bars * BAR_STEP + groups.len() * GROUP_GAP;
-        let footer = [report.settings.conditions(), machine::machine(), versions(report)];
+        let names: Vec<&str> = report.contenders.iter().map(|contender| contender.name).collect();
+        let footer = [report.settings.conditions(), machine::machine(), versions::versions(&names)];
         let height = TOP + plot + 62 + LINE * footer.len();
 
         let mut svg = format!(
@@ -55,6 +59,7 @@ impl Chart {
              role=\"img\" aria-label=\"{title}\">\n<style>{STYLE}</style>\n",
             title = escaped(self.title)
         );
+        _ = writeln!(svg, "<rect class=\"page\" width=\"{WIDTH}\" height=\"{height}\" rx=\"6\"/>");
         text(&mut svg, "title", LEFT_EDGE, 24, "start", self.title);
         self.legend(&mut svg, report, &shown);
         for (at, label) in &axis.ticks {
@@ -109,15 +114,10 @@ impl Chart {
     }
 }
 
-/// The versions of the crates beside this one, as they stand below a chart.
-fn versions(report: &Report) -> String {
-    let names: Vec<&str> = report.contenders.iter().map(|contender| contender.name).collect();
-    machine::versions(&names)
-}
-
 fn legend_name(name: &str) -> String {
     match name {
         "ours" => "pea2pea (this crate)".to_owned(),
+        "libp2p" => "libp2p (encrypted)".to_owned(),
         name if name.starts_with(|first: char| first.is_ascii_digit()) => format!("pea2pea {name}"),
         name => name.to_owned(),
     }
@@ -134,20 +134,21 @@ struct Axis {
 
 impl Axis {
     fn new(scale: Scale, least: f64, greatest: f64) -> Self {
-        let (ends, values) = match scale {
+        let (ends, values, decimals) = match scale {
             Scale::Linear | Scale::RatioTo(_) => {
                 let step = nice_step(greatest / 5.0);
                 let steps = (greatest / step).ceil().max(1.0);
-                ((0.0, steps * step), (0..=steps as usize).map(|tick| tick as f64 * step).collect::<Vec<_>>())
+                let values = (0..=steps as usize).map(|tick| tick as f64 * step).collect::<Vec<_>>();
+                ((0.0, steps * step), values, decimals(step))
             }
             Scale::Logarithmic => {
                 let first = least.max(1.0).log10().floor() as i32;
                 let last = (greatest.max(1.0).log10().ceil() as i32).max(first + 1);
-                ((10_f64.powi(first), 10_f64.powi(last)), (first..=last).map(|power| 10_f64.powi(power)).collect())
+                let values = (first..=last).map(|power| 10_f64.powi(power)).collect();
+                ((10_f64.powi(first), 10_f64.powi(last)), values, 0)
             }
         };
         let mut axis = Self { scale, ends, ticks: Vec::new() };
-        let decimals = if ends.1 < 10.0 && !matches!(scale, Scale::Logarithmic) { 1 } else { 0 };
         let label = |value: f64| if value < 1_000.0 { format!("{value:.decimals$}") } else { readable(value) };
         axis.ticks = values.into_iter().map(|value| (axis.length(value), label(value))).collect();
         axis
@@ -163,10 +164,23 @@ impl Axis {
     }
 }
 
-/// Returns the least of 1, 2 and 5 times a power of ten that is no less than this.
+/// Returns how many digits behind the point it takes to write every multiple of this.
+fn decimals(step: f64) -> usize {
+    let whole = |digits: &i32| {
+        let shifted = step * 10_f64.powi(*digits);
+        (shifted - shifted.round()).abs() < 1e-6
+    };
+    (0..4).find(whole).unwrap_or(4) as usize
+}
+
+/// Returns the least of 1, 2, 2.5 and 5 times a power of ten that is no less than this.
 fn nice_step(least: f64) -> f64 {
     let power = 10_f64.powf(least.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= least).unwrap_or(10.0 * power)
+    [1.0, 2.0, 2.5, 5.0, 10.0]
+        .map(|factor| factor * power)
+        .into_iter()
+        .find(|step| *step >= least)
+        .unwrap_or(10.0 * power)
 }
 
 fn text(svg: &mut String, class: &str, x: usize, y: usize, anchor: &str, words: &str) {
@@ -181,9 +195,9 @@ fn escaped(words: &str) -> String {
 const WIDTH: usize = 920;
 const LEFT_EDGE: usize = 16;
 /// Where the bars begin.
-const PLOT: usize = 250;
+const PLOT: usize = 300;
 /// The width of the longest bar; the rest of the width is for its value.
-const PLOT_WIDTH: usize = 570;
+const PLOT_WIDTH: usize = 520;
 /// Where the plot begins, below title and legend.
 const TOP: usize = 64;
 const BAR: usize = 13;
@@ -200,11 +214,13 @@ text { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; fo
 .tick, .axis, .foot { fill: #59636e }
 .foot { font-size: 11px }
 .grid { stroke: #d1d9e0; stroke-width: 1 }
+.page { fill: #ffffff }
 .c0 { fill: #0072b2 } .c1 { fill: #7d8590 } .c2 { fill: #e69f00 } .c3 { fill: #009e73 } .c4 { fill: #cc79a7 } .c5 { fill: #d55e00 }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 }
 .tick, .axis, .foot { fill: #9198a1 }
 .grid { stroke: #3d444d }
+.page { fill: #0d1117 }
 .c0 { fill: #56b4e9 } .c1 { fill: #8b949e } .c2 { fill: #f0b93a } .c3 { fill: #2fc493 } .c4 { fill: #dc95bd } .c5 { fill: #f0813a }
 }
 ";

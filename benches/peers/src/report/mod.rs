@@ -1,8 +1,8 @@
 //! Writes what was measured: a page with tables, the rounds behind them, and charts.
 
 mod chart;
-mod machine;
 mod page;
+mod versions;
 
 use std::{
     fs,
@@ -81,7 +81,7 @@ const CHARTS: &[Chart] = &[
     },
     Chart {
         name: "latency",
-        title: "Time to there and back, and per hop",
+        title: "Time of a round trip, and of a hop",
         axis: "µs (less is better)",
         takes: |row| {
             matches!(row.workload, Workload::PingPong { .. } | Workload::Relay { .. })

@@ -1,7 +1,10 @@
 //! The page: markdown with tables of values and of ratios; and the rounds behind them, as comma-separated values.
 
-use super::{PUBLISHED, RAW, Report, machine};
-use crate::workloads::figures::{Row, Spread, readable};
+use super::{PUBLISHED, RAW, Report, versions};
+use crate::workloads::{
+    figures::{Row, Spread, readable},
+    machine,
+};
 
 /// Makes the page; `charts` has titles and files.
 pub fn markdown(report: &Report, charts: &[(&str, String)]) -> String {
@@ -10,7 +13,7 @@ pub fn markdown(report: &Report, charts: &[(&str, String)]) -> String {
         "# Results: {}\n\nMeasured on {}.\nVersions: {}.\n\n",
         report.settings.conditions(),
         machine::machine(),
-        machine::versions(&names)
+        versions::versions(&names)
     );
     page.push_str("Medians of the rounds. What a contender does not do, or no bench makes it do, is a dash.\n\n");
     let mut header = vec!["row", "unit", "better is"];

@@ -206,6 +206,23 @@ async fn connect_using_socket() {
     sweep(Pair::new, dial, async |pair, _| pair.assert_sound().await, 4).await;
 }
 
+/// A dial is dropped while the node that it dials shuts down.
+async fn connect_to_a_node_that_shuts_down() {
+    let dial = async |pair: &Pair| {
+        let acceptor = pair.acceptor.node().clone();
+        tokio::spawn(async move { acceptor.shut_down().await });
+        // It depends on how far the shutdown is.
+        _ = in_time("connect", pair.dialler.node().connect(pair.addr)).await;
+    };
+    let check = async |pair: Pair, _| {
+        in_time("shut_down", pair.acceptor.node().shut_down()).await;
+        assert_vacant(pair.acceptor.node());
+        settled(pair.dialler.node(), 0).await;
+        pair.ends().await;
+    };
+    sweep(Pair::new, dial, check, 2).await;
+}
+
 async fn disconnect() {
     let disconnect = async |pair: &Pair| {
         for _ in 0..3 {
@@ -410,6 +427,7 @@ macro_rules! sweeps {
 sweeps! {
     connect
     connect_using_socket
+    connect_to_a_node_that_shuts_down
     disconnect
     disconnect_by_the_acceptor
     shut_down

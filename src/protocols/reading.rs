@@ -58,7 +58,7 @@ where
 
     /// Whether a full queue stops the reading. If not, everything complete in the read buffer is decoded before the next
     /// message is processed, and what does not fit into the queue is dropped: it counts as received, and is logged at most
-    /// once a second per connection. Default: `true`.
+    /// once a second per node. Default: `true`.
     const BACKPRESSURE: bool = true;
 
     /// The capacity of the read buffer, in bytes, taken when bytes arrive and given back when none are left; 0 means
@@ -79,6 +79,9 @@ where
     fn codec(&self, addr: SocketAddr, side: ConnectionSide) -> Self::Codec;
 
     /// Processes one message. A panic ends the connection.
+    ///
+    /// Here `source` means the connection that the message came from, and no successor at the same address: once the
+    /// connection has ended, a send to it is `NotConnected`, and a `disconnect` of it returns `false`.
     ///
     /// # Cancel safety
     /// Dropped at an await when the connection ends.

@@ -88,10 +88,13 @@ impl Kernel {
 
     /// The connection that an address means to the caller: to a task of a connection with this peer only that very one, and
     /// not its successor.
+    #[inline]
     pub(crate) fn connection_at(&self, addr: SocketAddr) -> Option<Arc<Link>> {
         let link = self.registry.get(addr)?;
-        let own = scope::connection_with(self.identity(), addr);
-        own.is_none_or(|own| own == link.info().identity()).then_some(link)
+        match scope::connection_with(self.identity(), addr) {
+            Some(own) if own != link.info().identity() => None,
+            _ => Some(link),
+        }
     }
 
     /// Queues a message for one peer.

@@ -4,7 +4,7 @@
 //! this stack counts: a task that a hook spawned is outside.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::Future,
     net::SocketAddr,
     pin::Pin,
@@ -23,26 +23,14 @@ pub(crate) struct Scope {
     pub(crate) connection: Option<(usize, SocketAddr)>,
 }
 
-struct Stack {
-    /// The outermost first.
-    scopes: [Scope; MAX_DEPTH],
-    /// How many there are; those beyond the array are not recorded.
-    depth: usize,
-}
-
 /// Fills the places that are not used.
 const OUTSIDE: Scope = Scope { node: 0, connection: None };
 
 thread_local! {
-    static STACK: RefCell<Stack> =
-        const { RefCell::new(Stack { scopes: [OUTSIDE; MAX_DEPTH], depth: 0 }) };
-}
-
-impl Stack {
-    /// Beyond the depth that is recorded the answer is yes: returning early beats waiting for oneself.
-    fn any(&self, is_sought: impl Fn(&Scope) -> bool) -> bool {
-        self.depth > MAX_DEPTH || self.scopes[..self.depth].iter().any(is_sought)
-    }
+    /// How many scopes there are; those beyond the array are not recorded.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+    /// The outermost first.
+    static SCOPES: RefCell<[Scope; MAX_DEPTH]> = const { RefCell::new([OUTSIDE; MAX_DEPTH]) };
 }
 
 /// Leaves the scope when dropped, also by a panic.
@@ -50,39 +38,51 @@ struct Entered;
 
 impl Entered {
     fn new(scope: Scope) -> Self {
-        STACK.with_borrow_mut(|stack| {
-            if let Some(place) = stack.scopes.get_mut(stack.depth) {
+        let depth = DEPTH.get();
+        SCOPES.with_borrow_mut(|scopes| {
+            if let Some(place) = scopes.get_mut(depth) {
                 *place = scope;
             }
-            stack.depth += 1;
         });
+        DEPTH.set(depth + 1);
         Self
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        STACK.with_borrow_mut(|stack| stack.depth -= 1);
+        DEPTH.set(DEPTH.get() - 1);
     }
+}
+
+/// Beyond the depth that is recorded the answer is yes: returning early beats waiting for oneself.
+fn any(is_sought: impl Fn(&Scope) -> bool) -> bool {
+    let depth = DEPTH.get();
+    depth > MAX_DEPTH || SCOPES.with_borrow(|scopes| scopes[..depth].iter().any(is_sought))
 }
 
 /// Whether the caller is polled by a hook of the node.
 pub(crate) fn is_inside_node(node: usize) -> bool {
-    STACK.with_borrow(|stack| stack.any(|scope| scope.node == node))
+    any(|scope| scope.node == node)
 }
 
 /// Whether the caller is polled by a counted task of the connection.
 pub(crate) fn is_inside_task_of(connection: usize) -> bool {
-    let is_task = |scope: &Scope| scope.connection.is_some_and(|(identity, _)| identity == connection);
-    STACK.with_borrow(|stack| stack.any(is_task))
+    any(|scope| scope.connection.is_some_and(|(identity, _)| identity == connection))
 }
 
 /// The identity of the connection with this peer whose task polls the caller. That is the only one that the address means
 /// there: the connection may have ended, and another one may have the address now.
+#[inline]
 pub(crate) fn connection_with(node: usize, peer: SocketAddr) -> Option<usize> {
-    STACK.with_borrow(|stack| {
-        let own = |scope: &&Scope| scope.node == node && scope.connection.is_some_and(|(_, addr)| addr == peer);
-        let scope = stack.scopes[..stack.depth.min(MAX_DEPTH)].iter().rev().find(own)?;
+    // Most senders are in no hook, and every send asks.
+    if DEPTH.get() == 0 { None } else { innermost_with(node, peer) }
+}
+
+fn innermost_with(node: usize, peer: SocketAddr) -> Option<usize> {
+    let own = |scope: &&Scope| scope.node == node && scope.connection.is_some_and(|(_, addr)| addr == peer);
+    SCOPES.with_borrow(|scopes| {
+        let scope = scopes[..DEPTH.get().min(MAX_DEPTH)].iter().rev().find(own)?;
         scope.connection.map(|(identity, _)| identity)
     })
 }

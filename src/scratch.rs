@@ -70,6 +70,7 @@ pub(crate) fn is_surplus<T>(ring: &VecDeque<T>) -> bool {
 }
 
 /// Appends to a queue, whose first place is made alone: many connections never have two messages at once.
+#[inline]
 pub(crate) fn push_back<T>(ring: &mut VecDeque<T>, item: T) {
     if ring.capacity() == 0 {
         ring.reserve_exact(1);

@@ -174,9 +174,10 @@ impl Ender {
 /// Ends the connection of the address; `false` if there is none or somebody else is ending it.
 pub(crate) async fn disconnect(kernel: &Arc<Kernel>, addr: SocketAddr) -> bool {
     let Some(link) = kernel.connection_at(addr) else { return false };
-    let which = Some(Arc::as_ptr(&link));
+    let claim = kernel.registry.claim(addr, Some(Arc::as_ptr(&link)), DisconnectOrigin::User);
+    // Not before the claim: a successor's link could get the same allocation, and be taken for this one.
     drop(link);
-    let Some(claim) = kernel.registry.claim(addr, which, DisconnectOrigin::User) else { return false };
+    let Some(claim) = claim else { return false };
     let info = claim.connection().info().clone();
     tear_down(kernel, claim, None).await;
     // A hook of this connection that called us has been told to stop too, and would be dropped at this await.

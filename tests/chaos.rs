@@ -15,7 +15,7 @@ mod actions;
 mod crew;
 #[path = "chaos/frames.rs"]
 mod frames;
-#[path = "chaos/heap.rs"]
+#[path = "common/heap.rs"]
 mod heap;
 #[path = "chaos/hooks.rs"]
 mod hooks;

@@ -270,7 +270,7 @@ fn fan_out(stage: &Stage, fan: Fan, is_one_stalled: bool, duration: Duration) ->
     if fan == Fan::Broadcast {
         // What is on its way counts too; the comparison afterwards tells whether enough has arrived.
         let all = told * (PEERS - 1) * (message.len() + 4);
-        _ = crate::kit::stage::holds_within(Duration::from_secs(5), "all arrive", || delivered.load(SeqCst) >= all);
+        _ = holds_within(Duration::from_secs(5), "all arrive", || delivered.load(SeqCst) >= all);
     }
     let delivered = delivered.load(SeqCst) / (message.len() + 4);
     drop((stalled, readers));

@@ -5,6 +5,7 @@
 pub mod attack;
 pub mod bystander;
 pub mod descriptors;
+#[path = "../../common/heap.rs"]
 pub mod heap;
 pub mod isolation;
 pub mod ledger;

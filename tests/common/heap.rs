@@ -1,5 +1,7 @@
 //! The allocator of these tests: the system's, with the bytes in use and their peak counted.
 
+#![allow(dead_code, reason = "each target uses the part it needs")]
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Runs the short mode of each example and looks for the lines that its output has to have: examples/expected/NAME.txt holds
+# one extended regular expression per line, in the order in which they have to appear. An example without such a file, and a
+# file without an example, is a failure. With names as arguments: only those.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+export EXAMPLE_SHORT=1 RUST_BACKTRACE=0
+limit=30 # seconds; the short mode is to take at most 10 on a quiet machine
+outputs=$(mktemp -d)
+trap 'rm -rf "$outputs"' EXIT
+
+# The examples of the root package are built and run here; those of the packages below have scripts of their own.
+mapfile -t all < <(find examples -maxdepth 1 -name '*.rs' -printf '%f\n' | sed 's/\.rs$//' | sort)
+names=("${@:-${all[@]}}")
+
+matches_in_order() { # OUTPUT PATTERNS
+    local line=0 pattern found
+    while IFS= read -r pattern; do
+        [ -n "$pattern" ] || continue
+        found=$(tail -n "+$((line + 1))" "$1" | grep -nEm1 -- "$pattern" | cut -d: -f1) || true
+        [ -n "$found" ] || { echo "    no such line after line $line: $pattern"; return 1; }
+        line=$((line + found))
+    done <"$2"
+    [ "$line" -gt 0 ] || { echo "    $2 asks for nothing"; return 1; }
+}
+
+failures=0
+for file in examples/expected/*.txt; do
+    name=$(basename "$file" .txt)
+    [ -f "examples/$name.rs" ] || { echo "$file has no example"; failures=$((failures + 1)); }
+done
+
+cargo build --quiet --examples
+for name in "${names[@]}"; do
+    expected="examples/expected/$name.txt" output="$outputs/$name" begun=$SECONDS
+    if [ ! -f "$expected" ]; then
+        echo "FAILED $name: $expected is missing"
+    elif ! timeout "$limit" cargo run --quiet --example "$name" </dev/null >"$output" 2>&1; then
+        sed 's/^/    /' "$output"
+        echo "FAILED $name: exit code not 0, or longer than $limit s"
+    elif ! matches_in_order "$output" "$expected"; then
+        sed 's/^/    /' "$output"
+        echo "FAILED $name"
+    else
+        echo "ok     $name ($((SECONDS - begun)) s)"
+        continue
+    fi
+    failures=$((failures + 1))
+done
+[ "$failures" -eq 0 ] || { echo "$failures of the examples failed"; exit 1; }
+echo "all ${#names[@]} examples did what they say"

@@ -39,8 +39,8 @@ const MAX_STALLS: u32 = 10_000;
 pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(3);
 
 /// How many messages are processed between two looks at the task's cooperation budget, of which one turn has 128: a peer
-/// that floods us gives way to the others at least every 8,192 messages.
-const MESSAGES_PER_BUDGET_UNIT: u32 = 64;
+/// that floods us gives way to the others at least every 2,048 messages.
+const MESSAGES_PER_BUDGET_UNIT: u32 = 16;
 
 /// The largest piece of an incomplete message for which it pays to give the buffer back and copy the piece.
 const SMALL_REMAINDER: usize = 1024;

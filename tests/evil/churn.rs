@@ -78,6 +78,22 @@ rows! {
         )
         .on(Setting { lingers: true, ..PATIENT });
 
+    /// Row 25: what is left of the predecessor, and ends in a panic, ends nobody else.
+    coming_back_to_an_address_that_is_haunted_is_no_harm =>
+        attack(
+            [dials([TryGreet, Send(say::echo_behind_the_ghost()), Expect(say::echo_behind_the_ghost()), Reset]).rounds(20).at_one_port()],
+            Seen {
+                ends: Ends::Among(&[Reading], 20),
+                handshakes: Count::AtMost(20),
+                received: Count::AtMost(20),
+                rejected: Count::AtMost(19),
+                // The panic.
+                logged: Count::Is(1),
+                ..handshakes(0)
+            },
+        )
+        .on(Setting { haunts: true, ..PATIENT });
+
     ends_that_linger_do_not_wait_for_each_other =>
         attack(
             [dials([TryGreet, Reset]).crowd(10), dials([TryGreet, Reset]).at_one_port().rounds(2)],

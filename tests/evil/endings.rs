@@ -7,7 +7,8 @@ use crate::{
     row::{
         After, Count, Ends, Owner, Peer, Seen,
         Step::{
-            self, Expect, ExpectEof, Flood, Hold, ReadUntilEnd, Reset, Send, SendUntilBlocked, ShutRd, ShutWr, TryGreet,
+            self, Expect, ExpectEnd, ExpectEof, Flood, Hold, ReadUntilEnd, Reset, Send, SendUntilBlocked, ShutRd,
+            ShutWr, TryGreet,
         },
         attack, dials, handshakes, is_dialled, lives_until, rows,
     },
@@ -116,6 +117,15 @@ rows! {
     the_owner_ends_a_peer_with_unread_input =>
         attack(
             [is_live([Send(say::hang()), Flood(say::nothing().repeat(1_000), 22), Hold, ExpectEof(vec![])])],
+            lives_until(&[(User, 1)], 6),
+        )
+        .held_live(1)
+        .owner(Owner::Disconnects);
+
+    /// So much that the end is a reset after all; what was said before it is not lost, nor is the end itself.
+    the_owner_ends_a_peer_with_unread_input_without_end =>
+        attack(
+            [is_live([Send(say::hang()), SendUntilBlocked(say::nothing().repeat(1_000)), Hold, ExpectEnd(vec![])])],
             lives_until(&[(User, 1)], 6),
         )
         .held_live(1)

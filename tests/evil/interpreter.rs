@@ -292,6 +292,12 @@ impl Socket {
                     error => return Err(format!("no clean end: {error:?}")),
                 }
             }
+            Step::ExpectEnd(expected) => {
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes).map_err(|error| format!("no end: {error}"))?;
+                is_as_expected(&bytes, expected)?;
+                true
+            }
             Step::ReadUntilEnd => {
                 read_until_end(stream, 64 * 1024, Duration::ZERO, field, |_, _| {})?;
                 true

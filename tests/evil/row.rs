@@ -28,6 +28,8 @@ pub enum Step {
     Expect(Vec<u8>),
     /// Reads exactly these bytes and then a clean end, not a reset.
     ExpectEof(Vec<u8>),
+    /// Reads exactly these bytes and then the end, whatever comes behind it.
+    ExpectEnd(Vec<u8>),
     /// Reads until the victim ends or resets the connection.
     ReadUntilEnd,
     /// Reads at most so many bytes at a time, with a pause after each, until the victim ends the connection.
@@ -162,6 +164,8 @@ pub struct Setting {
     pub max_frame: usize,
     /// Whether an ending waits until a newcomer has been rejected.
     pub lingers: bool,
+    /// Whether the first `on_connect` waits until somebody else is live at its address, and panics then.
+    pub haunts: bool,
 }
 
 /// All limits are out of the way.
@@ -173,6 +177,7 @@ pub const PATIENT: Setting = Setting {
     max_connecting: 1_000,
     max_frame: MAX_FRAME,
     lingers: false,
+    haunts: false,
 };
 pub const SHORT_HANDSHAKE: Setting = Setting { clocks: Clocks::ShortHandshake, ..PATIENT };
 pub const SHORT_IDLE: Setting = Setting { clocks: Clocks::ShortIdle, ..PATIENT };

@@ -19,12 +19,10 @@ use pea2pea::{
     protocols::{Handshake, OnConnect, OnDisconnect, Reading, Writing},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_util::{
-    bytes::{Bytes, BytesMut},
-    codec::{Decoder, Encoder, LengthDelimitedCodec},
-};
+use tokio_util::bytes::{Bytes, BytesMut};
 
 use crate::{
+    codec::Obedient,
     common::{DELIBERATE, PATIENCE, wire::frame},
     row::{SHORT_MS, Setting},
 };
@@ -62,6 +60,11 @@ pub mod say {
     /// Send frames for ever.
     pub fn send_for_ever() -> Vec<u8> {
         frame(b"f")
+    }
+
+    /// Send this frame back, but not before the [ghost](super::Ghost) is gone that haunts your address, if there is one.
+    pub fn echo_behind_the_ghost() -> Vec<u8> {
+        frame(b"g")
     }
 
     /// Never be done with this message.
@@ -139,6 +142,16 @@ impl Clock for ShortFlush {
     const FLUSH_MS: u64 = SHORT_MS;
 }
 
+/// An `on_connect` that outlives its connection.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Ghost {
+    #[default]
+    Unborn,
+    /// It waits for a successor.
+    Waits,
+    Gone,
+}
+
 /// What the hooks have seen. An address takes its place when its handshake begins, and leaves it when the handshake fails
 /// or `on_disconnect` begins: never after the node has given its slot away.
 #[derive(Debug, Default)]
@@ -146,6 +159,7 @@ pub struct Tally {
     pub handshakes: u64,
     pub live: u64,
     pub ends: Vec<(SocketAddr, DisconnectOrigin)>,
+    ghost: Ghost,
     places: HashMap<IpAddr, usize>,
     setups: usize,
     pub most_places: usize,
@@ -276,8 +290,24 @@ impl<C: Clock> Handshake for Victim<C> {
 impl<C: Clock> OnConnect for Victim<C> {
     const ABORTABLE: bool = false;
 
-    async fn on_connect(&self, _addr: SocketAddr) {
-        self.tally.lock().unwrap().live += 1;
+    async fn on_connect(&self, addr: SocketAddr) {
+        let is_ghost = {
+            let mut tally = self.tally.lock().unwrap();
+            tally.live += 1;
+            let is_ghost = self.setting.haunts && tally.ghost == Ghost::Unborn;
+            if is_ghost {
+                tally.ghost = Ghost::Waits;
+            }
+            is_ghost
+        };
+        if is_ghost {
+            // A second handshake is that of a successor: there is one address only.
+            while self.tally.lock().unwrap().handshakes < 2 || !self.node.is_connected(addr) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            self.tally.lock().unwrap().ghost = Ghost::Gone;
+            panic!("{DELIBERATE}");
+        }
     }
 }
 
@@ -314,6 +344,16 @@ impl<C: Clock> Reading for Victim<C> {
                 }
             }
             Some(b'f') => self.send_for_ever(source).await,
+            Some(b'g') => {
+                let is_haunted = || {
+                    let tally = self.tally.lock().unwrap();
+                    tally.handshakes > 1 && tally.ghost != Ghost::Gone
+                };
+                while is_haunted() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                self.send(source, message.freeze()).await;
+            }
             Some(b'h') => pending().await,
             Some(b'b') => {
                 for _ in 0..2 {
@@ -336,49 +376,5 @@ impl<C: Clock> Writing for Victim<C> {
 
     fn codec(&self, _addr: SocketAddr, _side: ConnectionSide) -> Obedient {
         Obedient::new(self.setting.max_frame)
-    }
-}
-
-/// Length-delimited frames; some of them have consequences.
-pub struct Obedient {
-    frames: LengthDelimitedCodec,
-    /// What it yields for ever, once it was told so.
-    spell: Option<Option<BytesMut>>,
-}
-
-impl Obedient {
-    fn new(max_frame: usize) -> Self {
-        Self { frames: LengthDelimitedCodec::builder().max_frame_length(max_frame).new_codec(), spell: None }
-    }
-}
-
-impl Decoder for Obedient {
-    type Item = BytesMut;
-    type Error = io::Error;
-
-    fn decode(&mut self, src: &mut BytesMut) -> io::Result<Option<BytesMut>> {
-        if self.spell.is_none() {
-            let Some(message) = self.frames.decode(src)? else { return Ok(None) };
-            match message.first() {
-                Some(b'P') => panic!("{DELIBERATE}"),
-                Some(b'F') => return Err(io::Error::other(DELIBERATE)),
-                Some(b'W') => self.spell = Some(Some(BytesMut::from("i"))),
-                Some(b'N') => self.spell = Some(None),
-                _ => return Ok(Some(message)),
-            }
-        }
-        Ok(self.spell.clone().flatten())
-    }
-}
-
-impl Encoder<Bytes> for Obedient {
-    type Error = io::Error;
-
-    fn encode(&mut self, message: Bytes, dst: &mut BytesMut) -> io::Result<()> {
-        match message.first() {
-            Some(b'y') => panic!("{DELIBERATE}"),
-            Some(b'z') => Err(io::Error::other(DELIBERATE)),
-            _ => self.frames.encode(message, dst),
-        }
     }
 }

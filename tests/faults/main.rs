@@ -3,7 +3,8 @@
 //! Each row runs in processes of its own ([`kit::isolation`]): once with its defence, and once for each canary, the same
 //! check with the defence switched off, which has to fail for the reason that is given. Injectors count what they
 //! injected. Beside its own claim a row checks that everything is as before soon after the attack ([`kit::ledger`]), that
-//! an honest pair gets its echoes in time ([`kit::bystander`]), and that the log stays quiet ([`kit::logs`]).
+//! an honest pair gets its echoes in time ([`kit::bystander`], whose own canary is in row 16), and that the log stays quiet
+//! ([`kit::logs`]).
 //!
 //! `cargo test --test faults` takes a size that every run can wait for. The matrix's own size:
 //! `FAULTS_FULL=1 cargo test --release --test faults -- --nocapture`, which takes some minutes and shows the figures.
@@ -25,7 +26,7 @@
 //! | 13 | large messages, then nothing | `frames::row_13_*` | a decoder that lets go |
 //! | 14 | tiny frames at line rate | `frames::row_14_*` | bounded queues |
 //! | 15 | decoders that misbehave | `decoders::row_15_*` | each fault by itself |
-//! | 16 | messages that are never done | `decoders::row_16_*` | the depth of the queue |
+//! | 16 | messages that are never done, or slow | `decoders::row_16_*` | the depth of the queue; a hook that gives way |
 //! | 17 | peers that never read | `writes::row_17_*` | the flush timeout |
 //! | 18 | a peer that hardly reads | `writes::row_18_*` | the flush timeout |
 //! | 19 | one stalled of fifty | `writes::row_19_*` | independence of the peers |

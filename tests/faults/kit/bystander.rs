@@ -1,8 +1,12 @@
 //! The honest pair: a peer that sends the victim a message every 10 ms, and wants it back soon.
+//!
+//! Another pair does the same without any victim, on two threads of its own: how late the machine itself makes a reply. The
+//! bystander may be late by the matrix's bound beyond that.
 
 use std::{
+    fmt::{self, Display, Formatter},
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,69 +25,51 @@ const BROKEN: Duration = Duration::from_secs(10);
 
 pub struct Bystander {
     is_done: Arc<AtomicBool>,
-    thread: JoinHandle<(Vec<Duration>, io::Result<()>)>,
-    /// Keeps to the same times without talking to anybody: how late the machine itself makes a thread.
-    control: JoinHandle<Vec<Duration>>,
+    pair: Echoing,
+    /// The one that meets no victim.
+    control: Echoing,
     pub addr: SocketAddr,
+}
+
+/// How late the replies were, and how it ended.
+type Echoing = JoinHandle<(Vec<Duration>, io::Result<()>)>;
+
+/// The latency that 99 of 100 replies kept to.
+#[derive(Debug, Clone, Copy)]
+pub struct Latency {
+    p99: Duration,
+    /// That of the pair without a victim.
+    control: Duration,
+    replies: usize,
+}
+
+impl Display for Latency {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { p99, control, replies } = self;
+        write!(f, "{p99:.1?} at p99 of {replies}, without a victim {control:.1?}")
+    }
 }
 
 impl Bystander {
     /// Begins to echo over a connection of its own; returns when the first reply has come.
     pub fn over(stream: TcpStream) -> Self {
         let addr = stream.local_addr().unwrap();
-        stream.set_nonblocking(false).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(BROKEN)).unwrap();
         let is_done = Arc::new(AtomicBool::new(false));
-        let (begun, first_reply) = std::sync::mpsc::channel();
-        let echoing = {
-            let is_done = Arc::clone(&is_done);
-            move || {
-                let mut latencies = Vec::with_capacity(MAX_REPLIES);
-                let result = echo(stream, &is_done, |latency| {
-                    if latencies.is_empty() {
-                        _ = begun.send(());
-                    }
-                    if latencies.len() < MAX_REPLIES {
-                        latencies.push(latency);
-                    }
-                });
-                (latencies, result)
-            }
-        };
-        let thread = thread::Builder::new().name("bystander".into()).spawn(echoing).unwrap();
-        _ = first_reply.recv();
-        let control = {
-            let is_done = Arc::clone(&is_done);
-            let mut latencies = Vec::with_capacity(MAX_REPLIES);
-            thread::spawn(move || {
-                let mut due = Instant::now();
-                while !is_done.load(Ordering::Relaxed) {
-                    due += INTERVAL;
-                    thread::sleep(due.saturating_duration_since(Instant::now()));
-                    if latencies.len() < MAX_REPLIES {
-                        latencies.push(due.elapsed());
-                    }
-                }
-                latencies
-            })
-        };
-        Self { is_done, thread, control, addr }
+        let pair = begin("bystander", stream, &is_done);
+        let control = begin("control", dial_echo(), &is_done);
+        Self { is_done, pair, control, addr }
     }
 
-    /// Ends; tells the latency that 99 of 100 replies kept to, if that is a good one for a machine that was as late as this.
-    pub fn finish(self) -> Result<Duration, String> {
+    /// Ends; tells how late the replies were, if that is not too late.
+    pub fn finish(self) -> Result<Latency, String> {
         self.is_done.store(true, Ordering::Relaxed);
-        let (latencies, result) = self.thread.join().map_err(|_| "the bystander panicked")?;
-        let control = p99(self.control.join().map_err(|_| "the control panicked")?);
+        let (latencies, result) = self.pair.join().map_err(|_| "the bystander panicked")?;
+        let (control, _) = self.control.join().map_err(|_| "the control panicked")?;
         result.map_err(|error| format!("the bystander's connection broke: {error}"))?;
-        let replies = latencies.len();
-        let p99 = p99(latencies);
-        match p99 <= LONGEST_REPLY + control {
-            true => Ok(p99),
-            false => {
-                Err(format!("the bystander's replies took {p99:?} at p99 of {replies}, a thread alone {control:?}"))
-            }
+        let latency = Latency { replies: latencies.len(), p99: p99(latencies), control: p99(control) };
+        match latency.p99 <= LONGEST_REPLY + latency.control {
+            true => Ok(latency),
+            false => Err(format!("the bystander's replies took {latency}")),
         }
     }
 }
@@ -91,6 +77,43 @@ impl Bystander {
 fn p99(mut latencies: Vec<Duration>) -> Duration {
     latencies.sort_unstable();
     latencies.get(latencies.len() * 99 / 100).or(latencies.last()).copied().unwrap_or_default()
+}
+
+/// Starts a peer that echoes; returns when the first reply has come.
+fn begin(name: &str, stream: TcpStream, is_done: &Arc<AtomicBool>) -> Echoing {
+    stream.set_nonblocking(false).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(BROKEN)).unwrap();
+    let (begun, first_reply) = std::sync::mpsc::channel();
+    let is_done = Arc::clone(is_done);
+    let echoing = move || {
+        let mut latencies = Vec::with_capacity(MAX_REPLIES);
+        let result = echo(stream, &is_done, |latency| {
+            if latencies.is_empty() {
+                _ = begun.send(());
+            }
+            if latencies.len() < MAX_REPLIES {
+                latencies.push(latency);
+            }
+        });
+        (latencies, result)
+    };
+    let thread = thread::Builder::new().name(name.into()).spawn(echoing).unwrap();
+    _ = first_reply.recv();
+    thread
+}
+
+/// Dials a thread that sends back what it gets.
+fn dial_echo() -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    accepted.set_nodelay(true).unwrap();
+    thread::spawn(move || {
+        let mut message = [0; 12];
+        while accepted.read_exact(&mut message).and_then(|()| accepted.write_all(&message)).is_ok() {}
+    });
+    stream
 }
 
 /// A reply is late from the moment at which its message was due, so that a stall counts for all that it kept from being sent.

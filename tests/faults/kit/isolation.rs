@@ -5,7 +5,7 @@ use std::{
     env,
     process::{Child, Command, Stdio, exit},
     sync::{
-        Once,
+        Mutex, Once, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -35,7 +35,7 @@ macro_rules! row {
 }
 
 /// Runs a row in processes of its own, started by the given command: the check with its defence and those without. They
-/// run side by side, or, in the full size, one after the other.
+/// run side by side, or, in the full size, one after the other and without other rows beside them.
 pub fn run(starter: &[&str], path: &str, defended: fn(&Stage) -> Verdict, canaries: &[Canary]) {
     let name = path.split_once("::").map_or(path, |(_target, name)| name);
     if let Some(part) = part_of(name) {
@@ -43,6 +43,8 @@ pub fn run(starter: &[&str], path: &str, defended: fn(&Stage) -> Verdict, canari
     }
     let parts = (0..=canaries.len()).map(|part| start(starter, name, part));
     if is_full_size() {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         parts.for_each(finish);
     } else {
         parts.collect::<Vec<_>>().into_iter().for_each(finish);

@@ -136,12 +136,12 @@ impl Watch<'_> {
 
     /// For an end at which not all is as before.
     pub fn verdict_without_ledger(self, figures: impl Display) -> Verdict {
-        let p99 = self.bystander.finish()?;
+        let latency = self.bystander.finish()?;
         let lines = self.since.busiest_second(self.level);
         ensure(lines <= MAX_WARNINGS, || format!("{lines} lines within a second at {} or above", self.level))?;
         let panics = isolation::unwanted_panics();
         ensure(panics == 0, || format!("{panics} panics that nobody wanted"))?;
-        Ok(format!("{figures}; bystander's p99 {p99:.1?}; at most {lines} lines/s"))
+        Ok(format!("{figures}; bystander {latency}; at most {lines} lines/s"))
     }
 }
 

@@ -1,21 +1,17 @@
 //! Allocations of the hot path: none per message. What is left belongs to batches: buffers, and rings that grow.
 
-#![allow(unsafe_code, reason = "an allocator that counts")]
-
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use common::{
     in_time, local_node, wait_until,
     wire::{dialled_raw, frame},
 };
+// Each test runs on one thread, with its runtime.
+use ledger::heap::allocations_of_thread as allocations;
 use pea2pea::{
     ConnectionSide, Node, Pea2Pea,
     protocols::{Reading, Writing},
@@ -30,42 +26,6 @@ use tokio_util::{
     bytes::{Bytes, BytesMut},
     codec::LengthDelimitedCodec,
 };
-
-thread_local! {
-    /// What this thread has allocated so far: each test runs on one thread, with its runtime.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
-fn count() {
-    // Out of reach while the thread ends.
-    _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-}
-
-// SAFETY: hands everything over to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-fn allocations() -> u64 {
-    ALLOCATIONS.get()
-}
 
 /// What a batch may cost: a buffer, the header of a shared one, and a ring or two.
 const PER_BATCH: u64 = 4;
@@ -169,7 +129,7 @@ async fn allocations_of_sending(
     in_time("all are sent", sending).await.unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn sending_allocates_nothing_per_message() {
     for size in SIZES {
         let peer = Peer::new(false).await;
@@ -183,7 +143,7 @@ async fn sending_allocates_nothing_per_message() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_receipt_costs_one_allocation() {
     for size in SIZES {
         let peer = Peer::new(false).await;
@@ -198,7 +158,7 @@ async fn a_receipt_costs_one_allocation() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_burst_on_an_idle_connection_costs_a_few_allocations() {
     const BURSTS: u64 = 100;
     const BURST: u64 = 64;
@@ -228,7 +188,7 @@ async fn a_burst_on_an_idle_connection_costs_a_few_allocations() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn receiving_allocates_nothing_per_message() {
     for size in SIZES {
         let peer = Peer::new(false).await;
@@ -250,7 +210,7 @@ async fn receiving_allocates_nothing_per_message() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_round_trip_of_single_messages_allocates_next_to_nothing() {
     const TRIPS: u64 = 2_000;
 

@@ -2,6 +2,8 @@
 //! them the counts are right, the hooks are paired, nothing is left behind, and the next call succeeds.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     future::poll_fn,
@@ -407,14 +409,14 @@ async fn enabling() {
 macro_rules! sweeps {
     ($($future:ident)*) => {
         mod on_one_thread {
-            $(#[tokio::test]
+            $(#[tokio::test(crate = "crate::ledger")]
             async fn $future() {
                 super::$future().await;
             })*
         }
 
         mod on_many_threads {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            $(#[tokio::test(crate = "crate::ledger", flavor = "multi_thread", worker_threads = 2)]
             async fn $future() {
                 for _ in 0..3 {
                     super::$future().await;

@@ -1,6 +1,8 @@
 //! Each way in which `connect` fails: the kind of error, what it names, what it counts, and that nothing is left of it.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     error::Error,
@@ -13,6 +15,7 @@ use std::{
 
 use common::{
     in_time, local_config, local_node,
+    nodes::listed,
     setups::{Gated, Lingering, assert_vacant, raw_peer, refusing_peer},
 };
 use pea2pea::{
@@ -89,7 +92,7 @@ struct Faulty {
 
 impl Faulty {
     async fn new(fault: Fault) -> Self {
-        let faulty = Self { node: Node::new(tight_config()), fault: Arc::new(Mutex::new(fault)) };
+        let faulty = Self { node: listed(tight_config()), fault: Arc::new(Mutex::new(fault)) };
         faulty.enable_handshake().await;
         faulty.enable_reading().await;
         faulty.enable_writing().await;
@@ -159,7 +162,7 @@ impl Writing for Faulty {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_error_of_a_handshake_comes_back_as_it_is() {
     let expected = |error: &io::Error, _| {
         assert_eq!(error.kind(), ErrorKind::InvalidData);
@@ -168,13 +171,13 @@ async fn the_error_of_a_handshake_comes_back_as_it_is() {
     Faulty::dial_fails_with(Fault::Error, expected, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_handshake_out_of_time_is_timed_out_and_counted() {
     let expected = |error: &io::Error, addr| assert_names(error, ErrorKind::TimedOut, addr, &["99"]);
     Faulty::dial_fails_with(Fault::Hang, expected, 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_panic_in_user_code_is_an_error_that_names_the_hook() {
     for (fault, hook) in [
         (Fault::Panic, "perform_handshake"),
@@ -190,7 +193,7 @@ async fn a_panic_in_user_code_is_an_error_that_names_the_hook() {
 /// Listens at an address and dials others, which must be its own.
 async fn assert_own(listener_addr: &str, own_ips: &[&str]) {
     let config = Config { listener_addr: Some(listener_addr.parse().unwrap()), ..tight_config() };
-    let node = Node::new(config);
+    let node = listed(config);
     let own = node.toggle_listener().await.unwrap().unwrap();
     let forms = own_ips.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), own.port()));
     for addr in forms.chain([own]) {
@@ -206,7 +209,7 @@ async fn assert_own(listener_addr: &str, own_ips: &[&str]) {
     node.connect(addr).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_own_address_in_any_form_is_in_use() {
     assert_own("127.0.0.1:0", &["127.0.0.1", "::ffff:127.0.0.1"]).await;
     assert_own("127.0.0.2:0", &["127.0.0.2", "::ffff:127.0.0.2"]).await;
@@ -215,7 +218,7 @@ async fn the_own_address_in_any_form_is_in_use() {
     assert_own("[::]:0", &["::1", "::", "127.0.0.1", "127.0.0.2", "::ffff:127.0.0.1"]).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_own_port_of_another_address_is_not_the_own_address() {
     let node = local_node();
     let own = node.toggle_listener().await.unwrap().unwrap();
@@ -225,18 +228,18 @@ async fn the_own_port_of_another_address_is_not_the_own_address() {
     assert_eq!(node.connected_addrs(), [neighbour]);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_former_own_address_is_not_the_own_address() {
-    let node = Node::new(Config { listener_addr: Some(private(1)), ..tight_config() });
+    let node = listed(Config { listener_addr: Some(private(1)), ..tight_config() });
     let former = node.toggle_listener().await.unwrap().unwrap();
     node.toggle_listener().await.unwrap();
     let _peer = TcpListener::bind(former).await.unwrap();
     node.connect(former).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_socket_that_connects_to_itself_is_in_use() {
-    let node = Node::new(tight_config());
+    let node = listed(tight_config());
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.bind(private(2)).unwrap();
@@ -249,7 +252,7 @@ async fn a_socket_that_connects_to_itself_is_in_use() {
     node.connect(addr).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_address_in_use_already_exists_in_each_state_of_its_connection() {
     let (_peer, addr) = raw_peer().await;
     let gated = Gated::new(local_config()).await;
@@ -276,9 +279,10 @@ async fn an_address_in_use_already_exists_in_each_state_of_its_connection() {
     assert_vacant(&lingering.node);
     lingering.node.connect(addr).await.unwrap();
     assert_eq!(counters(&lingering.node), (0, 0, 0));
+    lingering.let_end(1);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_used_up_limit_is_a_quota_exceeded_that_names_it() {
     const LIMIT: u16 = 3;
     let limits = [
@@ -286,7 +290,7 @@ async fn a_used_up_limit_is_a_quota_exceeded_that_names_it() {
         (["max_connections", "3"], Config { max_connections: LIMIT, ..local_config() }),
     ];
     for (limit, config) in limits {
-        let node = Node::new(config);
+        let node = listed(config);
         let mut peers = Vec::new();
         for _ in 0..LIMIT {
             let (peer, addr) = raw_peer().await;
@@ -307,7 +311,7 @@ async fn a_used_up_limit_is_a_quota_exceeded_that_names_it() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_used_up_setup_budget_is_a_quota_exceeded_and_counted() {
     let gated = Gated::new(Config { max_connecting: 1, ..local_config() }).await;
     let (_live_peer, live) = raw_peer().await;
@@ -341,10 +345,10 @@ async fn silent_peer() -> (TcpListener, TcpStream, SocketAddr) {
     (listener, filler, addr)
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_dial_out_of_time_is_timed_out() {
     let (peer, filler, addr) = silent_peer().await;
-    let node = Node::new(Config { connection_timeout_ms: 88, ..tight_config() });
+    let node = listed(Config { connection_timeout_ms: 88, ..tight_config() });
     let error = refusal(&node, addr).await;
     assert_names(&error, ErrorKind::TimedOut, addr, &["88"]);
     let error = in_time("the dial", node.connect_using_socket(addr, TcpSocket::new_v4().unwrap())).await.unwrap_err();
@@ -356,9 +360,9 @@ async fn a_dial_out_of_time_is_timed_out() {
     node.connect(addr).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn what_the_os_says_comes_back_as_it_is() {
-    let node = Node::new(tight_config());
+    let node = listed(tight_config());
     let (_refusing, vacant) = refusing_peer();
     let refused = refusal(&node, vacant).await;
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
@@ -372,7 +376,7 @@ async fn what_the_os_says_comes_back_as_it_is() {
     assert_eq!(counters(&node), (0, 0, 0));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_node_that_shuts_down_says_so_whatever_the_dial_waits_for() {
     let (_peer, addr) = raw_peer().await;
     let (silent, filler, silent_addr) = silent_peer().await;

@@ -1,6 +1,8 @@
 //! A thousand peers dial one small node at once, all from this process: it needs some 1,100 file descriptors.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     collections::HashMap,
@@ -14,6 +16,7 @@ use std::{
 
 use common::{
     in_time, local_config,
+    nodes::listed,
     setups::{assert_vacant, dial_from, settled},
 };
 use pea2pea::{
@@ -146,9 +149,9 @@ fn look(node: &Node) {
     assert!(of_ip.values().all(|&count| count <= MAX_CONNECTIONS_PER_IP));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn no_limit_is_exceeded_while_a_thousand_peers_dial_at_once() {
-    let node = Node::new(Config {
+    let node = listed(Config {
         // An address of its own: nobody else on this host dials it by mistake.
         listener_addr: Some("127.0.79.1:0".parse().unwrap()),
         listener_backlog: 2_000,

@@ -1,6 +1,8 @@
 //! Decoders: whatever they do, it ends their own connection at most, and what they decoded before is processed.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     io,
@@ -138,7 +140,7 @@ async fn processed_by<const STALLS: u32>(input: &[u8]) -> (Subject<Wild<STALLS>>
     (subject, peer)
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn what_was_decoded_before_an_error_or_a_panic_of_the_decoder_is_processed() {
     for input in [b"abc!def", b"abc*def"] {
         let (subject, _peer) = processed_by::<0>(input).await;
@@ -148,7 +150,7 @@ async fn what_was_decoded_before_an_error_or_a_panic_of_the_decoder_is_processed
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_error_of_the_decoder_does_not_wait_for_a_message_that_is_stuck() {
     for input in [b"aSb!", b"aSb*"] {
         let (subject, _peer) = processed_by::<0>(input).await;
@@ -159,7 +161,7 @@ async fn an_error_of_the_decoder_does_not_wait_for_a_message_that_is_stuck() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_decoder_may_replace_the_buffer() {
     let (subject, mut peer) = processed_by::<0>(b"ab=cd").await;
     wait_until("all are processed", || subject.processed.all().ends_with(b"cd")).await;
@@ -169,7 +171,7 @@ async fn a_decoder_may_replace_the_buffer() {
     assert_eq!(subject.ends.all(), []);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn ten_thousand_messages_in_a_row_may_consume_nothing() {
     // The byte itself is one more message, which consumes it.
     let (subject, mut peer) = processed_by::<10_000>(b"a~b").await;
@@ -180,7 +182,7 @@ async fn ten_thousand_messages_in_a_row_may_consume_nothing() {
     assert_eq!(subject.node.stats().received(), (20_005, 5));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn consuming_a_byte_begins_a_new_row() {
     let (subject, _peer) = processed_by::<6_000>(b"~~~b").await;
     wait_until("all are processed", || subject.processed.len() == 18_004).await;
@@ -209,7 +211,7 @@ impl Decoder for Hoarder {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn new_bytes_begin_a_new_row() {
     let subject = Subject::<Hoarder>::new().await;
     let (mut peer, _) = dialled_raw(&subject.node).await;
@@ -221,7 +223,7 @@ async fn new_bytes_begin_a_new_row() {
     assert_eq!(subject.node.stats().received(), (3 * 5_999, 0));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_decoder_that_consumes_nothing_for_ever_is_an_error() {
     let (subject, _peer) = processed_by::<{ u32::MAX }>(b"a~b").await;
     subject.ended().await;
@@ -229,7 +231,7 @@ async fn a_decoder_that_consumes_nothing_for_ever_is_an_error() {
     assert_eq!(subject.processed.count(&b'b'), 0);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_decoder_that_never_yields_gets_all_bytes_and_an_incomplete_end() {
     let (subject, mut peer) = processed_by::<0>(b"ab.").await;
     peer.write_all(&[b'.'; 300_000]).await.unwrap();
@@ -241,7 +243,7 @@ async fn a_decoder_that_never_yields_gets_all_bytes_and_an_incomplete_end() {
     assert_eq!(subject.node.stats().received(), (2, 2));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_incomplete_frame_at_the_end_does_not_wait_for_a_message_that_is_stuck() {
     let (subject, peer) = processed_by::<0>(b"aS.").await;
     wait_until("the message is stuck", || subject.processed.all() == b"aS").await;
@@ -273,7 +275,7 @@ impl<const DEPTH: usize> Decoder for Lines<DEPTH> {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_last_message_of_decode_eof_is_processed_too() {
     let subject = Subject::<Lines<1>>::new().await;
     let (mut peer, _) = dialled_raw(&subject.node).await;
@@ -296,7 +298,7 @@ async fn time_of_drain<const DEPTH: usize>() -> Duration {
     closed.elapsed()
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_drain_has_its_limit_also_when_the_last_message_fills_the_queue() {
     let (with_room, filled) = tokio::join!(time_of_drain::<64>(), time_of_drain::<1>());
     for time in [with_room, filled] {
@@ -320,7 +322,7 @@ async fn assert_any_message_fits<const BUFFER: usize>() {
     assert_eq!(reader.node.stats().received().1, stream.len() as u64);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn any_initial_buffer_size_will_do() {
     assert_any_message_fits::<0>().await;
     assert_any_message_fits::<1>().await;

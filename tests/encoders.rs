@@ -1,6 +1,8 @@
 //! Encoders that fail, panic, stay silent or send: nothing of it comes out of a send, and nothing is lost.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     cell::Cell,
@@ -171,7 +173,7 @@ fn is_told(fate: Result<io::Result<()>, RecvError>, poison: &Task) -> bool {
 
 // --- errors and panics ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_error_or_panic_of_the_encoder_ends_the_connection_and_never_the_send() {
     for poison in [Task::Fail, Task::Panic] {
         for way in [Way::Unicast, Way::UnicastFast, Way::Broadcast] {
@@ -203,7 +205,7 @@ async fn stream_to(fickle: &Fickle, addr: SocketAddr) {
     send_until_refused(|| fickle.unicast_fast(addr, Task::Encode(payload.clone()))).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_error_or_panic_inside_of_a_send_on_a_streaming_connection_does_not_come_out_of_it() {
     for poison in [Task::Fail, Task::Panic] {
         for way in [Way::Unicast, Way::UnicastFast, Way::Broadcast] {
@@ -249,7 +251,7 @@ async fn an_error_or_panic_inside_of_a_send_on_a_streaming_connection_does_not_c
 
 // --- messages without bytes ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_message_without_bytes_counts_as_one_message() {
     let fickle = Fickle::new().await;
     let (mut peer, addr) = dialled_raw(&fickle.node).await;
@@ -262,7 +264,7 @@ async fn a_message_without_bytes_counts_as_one_message() {
     assert_eq!(all_bytes(&mut peer).await, frame(b"hello"));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn messages_without_bytes_too_are_refused_when_the_peer_stalls() {
     let fickle = Fickle::new().await;
     let Narrow { addr, peer: _stalled, .. } = dialled_narrow(&fickle.node).await;
@@ -273,7 +275,7 @@ async fn messages_without_bytes_too_are_refused_when_the_peer_stalls() {
 
 // --- sends from inside ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn sends_from_inside_an_encoder_neither_deadlock_nor_vanish() {
     let fickle = Fickle::new().await;
     let (mut peer, addr) = dialled_raw(&fickle.node).await;
@@ -293,7 +295,7 @@ async fn sends_from_inside_an_encoder_neither_deadlock_nor_vanish() {
     assert_eq!(fickle.inner_sends.all(), [Ok(()); 3]);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn sends_from_inside_an_encoder_that_runs_inside_a_send_are_refused_or_arrive() {
     let fickle = Fickle::new().await;
     let Narrow { mut peer, addr, .. } = dialled_narrow(&fickle.node).await;

@@ -1,6 +1,8 @@
 //! Graceful ends: what was queued is flushed as far as the peer takes it, and the receipts tell the truth.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     future::pending,
@@ -58,7 +60,7 @@ fn numbers(bytes: &[u8]) -> Vec<usize> {
     frames(bytes).iter().map(|payload| usize::from_be_bytes(*payload.first_chunk().unwrap())).collect()
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_graceful_end_flushes_what_was_queued_and_the_receipts_say_so() {
     for farewell in [Farewell::Disconnect, Farewell::ShutDown] {
         for sender in [Sender::<64>::plain().await, Sender::noting_ends().await] {
@@ -74,7 +76,7 @@ async fn a_graceful_end_flushes_what_was_queued_and_the_receipts_say_so() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_peer_that_reads_slowly_gets_all_that_was_queued_before_the_end() {
     let sender = Sender::<64>::plain().await;
     let Narrow { mut peer, addr, capacity } = dialled_narrow(&sender.node).await;
@@ -115,7 +117,7 @@ async fn assert_receipts_are_true_when_the_peer_stalls<const TIMEOUT_MS: u64>(fa
     elapsed
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_stalled_peer_holds_up_the_end_for_a_second_or_the_write_timeout_and_the_receipts_are_true() {
     let (disconnect, shut_down, short) = tokio::join!(
         assert_receipts_are_true_when_the_peer_stalls::<20_000>(Farewell::Disconnect),
@@ -158,7 +160,7 @@ async fn stream_to_the_end(sender: Sender<16>, addr: SocketAddr, size: usize) ->
     confirmed
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_in_the_middle_of_a_stream_leaves_whole_messages_in_order_and_true_receipts() {
     let mut random = Random::new(new_seed());
     for round in 0..60 {
@@ -255,12 +257,12 @@ async fn assert_unread_input_is_harmless_in_all_cases(settled: bool) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn unread_input_does_not_turn_the_end_into_a_reset() {
     assert_unread_input_is_harmless_in_all_cases(true).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn input_that_comes_just_before_the_end_does_not_turn_it_into_a_reset() {
     assert_unread_input_is_harmless_in_all_cases(false).await;
 }

@@ -1,6 +1,8 @@
 //! The decoder of a connection is called exactly as tokio-util's `FramedRead` would call it.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{io, net::SocketAddr};
 
@@ -158,7 +160,7 @@ async fn calls_under_reading(chunks: &[Vec<u8>], expected: &[Call]) -> Vec<Call>
     subject.calls.all()
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_decoder_sees_the_same_calls_as_under_framed_read() {
     let mut random = Random::new(new_seed());
     for round in 0..30 {

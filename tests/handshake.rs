@@ -1,6 +1,8 @@
 //! Handshakes: what they may do with the connection and its stream, and what they may not break.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     error::Error,
@@ -73,7 +75,7 @@ fn introduction(name: u8, names: &Events<u8>) -> Script<Unhurried> {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn both_sides_exchange_metadata_before_the_connection_is_live() {
     let (accepted, dialled) = (Events::default(), Events::default());
     let (acceptor, addr) = Actor::listening(introduction(7, &accepted)).await;
@@ -92,7 +94,7 @@ async fn both_sides_exchange_metadata_before_the_connection_is_live() {
 
 // --- the stream ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_taken_tcp_stream_may_be_returned() {
     let script = || Script::<Unhurried> {
         handshake: hook!(|actor, mut conn| async move {
@@ -131,7 +133,7 @@ fn taking(reads: bool, writes: bool) -> Script<Unhurried> {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_stream_that_is_not_returned_fails_the_setup_if_reading_or_writing_needs_it() {
     for (reads, writes) in [(true, false), (false, true), (true, true)] {
         let (actor, addr) = Actor::listening(taking(reads, writes)).await;
@@ -145,7 +147,7 @@ async fn a_stream_that_is_not_returned_fails_the_setup_if_reading_or_writing_nee
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_stream_that_is_not_returned_is_fine_without_reading_and_writing() {
     let (actor, addr) = Actor::listening(taking(false, false)).await;
     let (_peer, peer_addr) = raw_peer().await;
@@ -156,7 +158,7 @@ async fn a_stream_that_is_not_returned_is_fine_without_reading_and_writing() {
     assert_eq!((actor.begun_on_connect(), actor.begun_on_disconnect()), (2, 2));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn returning_another_connection_fails_the_setup() {
     let stash = Arc::new(Mutex::new(None));
     let (actor, _addr) = Actor::<Unhurried>::listening(Script {
@@ -183,7 +185,7 @@ async fn returning_another_connection_fails_the_setup() {
     assert_eq!(actor.begun_on_connect(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn asking_for_a_stream_that_is_not_there_panics_and_ends_that_setup_only() {
     let asks: [fn(&Actor, &mut Connection); 4] = [
         |actor, conn| _ = actor.borrow_stream(conn),
@@ -240,7 +242,7 @@ impl fmt::Display for Refused {
 
 impl Error for Refused {}
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_error_of_a_handshake_is_returned_as_it_is_and_the_peer_sees_a_clean_end() {
     let is_armed = Arc::new(AtomicBool::new(true));
     let (actor, addr) = Actor::<Unhurried>::listening(Script {
@@ -282,7 +284,7 @@ impl Tuning for Hasty {
     const HANDSHAKE_MS: u64 = 600;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_handshake_that_takes_too_long_is_dropped_and_counted() {
     let (actor, addr) = Actor::<Hasty>::listening(Script {
         handshake: hook!(|actor, mut conn| async move {
@@ -318,7 +320,7 @@ async fn a_handshake_that_takes_too_long_is_dropped_and_counted() {
     settled(actor.node(), 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_handshake_runs_even_if_the_peer_is_gone_already() {
     for (resets, is_dialled) in [(false, false), (true, false), (false, true), (true, true)] {
         let shaken = Events::default();
@@ -363,7 +365,7 @@ async fn a_handshake_runs_even_if_the_peer_is_gone_already() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_handshake_is_dropped_with_the_connect_that_it_runs_in() {
     let (listener, addr) = raw_peer().await;
     let actor = Actor::<Unhurried>::dialling(Script {

@@ -1,6 +1,8 @@
 //! The order of the hooks, and the promises of OnConnect and OnDisconnect (`once`, `paired`).
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     collections::HashSet,
@@ -81,7 +83,7 @@ fn noting_script(events: &Events<&'static str>) -> Script<Unhurried> {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_hooks_run_in_the_same_order_on_both_ends() {
     let (accepted, dialled) = (Events::default(), Events::default());
     let (acceptor, addr) = Actor::listening(noting_script(&accepted)).await;
@@ -121,7 +123,7 @@ impl Tuning for Abortable {
     const ABORTABLE: bool = true;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_abortable_on_connect_is_dropped_by_the_time_disconnect_returns() {
     let (begun, dropped) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
     let (_peer, addr) = raw_peer().await;
@@ -175,12 +177,12 @@ async fn finishes_after(ending: impl AsyncFnOnce(&Node, SocketAddr)) {
     finished.wait_for(addr).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_unabortable_on_connect_runs_to_its_end_after_a_disconnect() {
     finishes_after(async |node, addr| assert!(node.disconnect(addr).await)).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_unabortable_on_connect_runs_to_its_end_after_a_shutdown() {
     finishes_after(async |node, _addr| node.shut_down().await).await;
 }
@@ -202,12 +204,12 @@ async fn connect_and_disconnect_back_to_back() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn every_connection_has_one_unabortable_on_connect_and_one_on_disconnect() {
     connect_and_disconnect_back_to_back().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn every_connection_has_one_unabortable_on_connect_and_one_on_disconnect_on_many_threads() {
     connect_and_disconnect_back_to_back().await;
 }
@@ -220,7 +222,7 @@ async fn yield_times(times: usize) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 4)]
 async fn on_disconnect_begins_exactly_once_when_all_kinds_of_endings_race() {
     keep_deliberate_panics_quiet();
     let mut random = Random::new(new_seed());
@@ -300,7 +302,7 @@ impl Tuning for BriefEndings {
     const ON_DISCONNECT_MS: u64 = 700;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_hanging_on_disconnect_is_dropped_after_its_timeout_and_not_before() {
     let (_peer, addr) = raw_peer().await;
     let dialler = Actor::<BriefEndings>::dialling(Script { on_disconnect: hanging(), ..Default::default() }).await;
@@ -313,7 +315,7 @@ async fn a_hanging_on_disconnect_is_dropped_after_its_timeout_and_not_before() {
     assert!(!dialler.node().is_connected(addr));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_dropped_disconnect_cuts_on_disconnect_short_and_removes_the_connection_at_once() {
     let (_peer, addr) = raw_peer().await;
     let dialler = Actor::<Unhurried>::dialling(Script { on_disconnect: hanging(), ..Default::default() }).await;
@@ -326,7 +328,7 @@ async fn a_dropped_disconnect_cuts_on_disconnect_short_and_removes_the_connectio
     assert_eq!(dialler.begun_on_disconnect(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn without_on_disconnect_a_connection_is_gone_after_the_first_poll_of_its_end() {
     let (_peer, addr) = raw_peer().await;
     let dialler = Actor::<Unhurried>::dialling(Script { process: silent(), writes: true, ..Default::default() }).await;
@@ -337,7 +339,7 @@ async fn without_on_disconnect_a_connection_is_gone_after_the_first_poll_of_its_
     assert_eq!(dialler.node().num_connected(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_disconnect_that_comes_too_late_does_not_wait() {
     let (_peer, addr) = raw_peer().await;
     let dialler = Actor::<Unhurried>::dialling(Script { on_disconnect: hanging(), ..Default::default() }).await;

@@ -1,6 +1,8 @@
 //! The twelve invariants of INVARIANTS.md, each by its name, in the smallest form that fails when it is broken.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     io,
@@ -13,7 +15,9 @@ use std::{
 };
 
 use common::{
-    DELIBERATE, in_time, keep_deliberate_panics_quiet, local_config, poll_times,
+    DELIBERATE, in_time, keep_deliberate_panics_quiet, local_config,
+    nodes::listed,
+    poll_times,
     setups::{assert_vacant, raw_peer, settled},
     wait_until,
     wire::{Sender, dialled_narrow, frame, frames, read_to_eof, send_until_refused},
@@ -52,7 +56,7 @@ struct Peer {
 impl Peer {
     async fn new(config: Config) -> Self {
         keep_deliberate_panics_quiet();
-        let peer = Self { node: Node::new(config), seen: Arc::default() };
+        let peer = Self { node: listed(config), seen: Arc::default() };
         peer.enable_handshake().await;
         peer.enable_reading().await;
         peer.enable_writing().await;
@@ -149,7 +153,7 @@ async fn raw_dial(addr: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn conserved() {
     let config = Config { max_connections_per_ip: 3, ..local_config() };
     let (peer, addr) = Peer::listening(config.clone()).await;
@@ -184,7 +188,7 @@ async fn conserved() {
     other.node.shut_down().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn limited() {
     let (peer, addr) = Peer::listening(Config { max_connections: 3, ..local_config() }).await;
     let dials: Vec<_> = (0..60)
@@ -209,7 +213,7 @@ async fn limited() {
     peer.node.shut_down().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn once() {
     for round in 1..=50 {
         let (peer, addr) = Peer::listening(local_config()).await;
@@ -232,7 +236,7 @@ async fn once() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn paired() {
     let (peer, addr) = Peer::listening(local_config()).await;
     let other = Peer::new(local_config()).await;
@@ -248,7 +252,7 @@ async fn paired() {
     peer.node.shut_down().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn no_stranger() {
     let (peer, addr) = Peer::listening(local_config()).await;
     // One address for all connections, of an interface that no other test uses: each is the successor of the one before,
@@ -287,7 +291,7 @@ async fn successor(port: &mut SocketAddr, addr: SocketAddr) -> TcpStream {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn monotonic_close() {
     for _ in 0..20 {
         let (peer, addr) = Peer::listening(local_config()).await;
@@ -320,7 +324,7 @@ async fn monotonic_close() {
 }
 
 /// A handshake that succeeds in the very poll in which the gate was shut.
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn monotonic_close_of_a_setup_that_is_ready() {
     let (peer, addr) = Peer::listening(local_config()).await;
     let mut stream = TcpStream::connect(addr).await.unwrap();
@@ -332,7 +336,7 @@ async fn monotonic_close_of_a_setup_that_is_ready() {
 }
 
 /// The heap is looked at, to the byte, in `tests/leaks.rs`.
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn leak_free() {
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
@@ -359,7 +363,7 @@ async fn leak_free() {
     assert!(seen.upgrade().is_none() && others.upgrade().is_none(), "something still owns the user's struct");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn ordered() {
     // Large enough for a queue to take more than one batch, so that what is left of it has to be put back.
     const MESSAGES: u32 = 10_000;
@@ -384,7 +388,7 @@ async fn ordered() {
     tokio::join!(peer.node.shut_down(), other.node.shut_down());
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn bounded() {
     let sender = Sender::<16>::plain().await;
     let narrow = dialled_narrow(&sender.node).await;
@@ -395,7 +399,7 @@ async fn bounded() {
     sender.node.shut_down().await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn cancel_safe() {
     let (peer, addr) = Peer::listening(local_config()).await;
     for polls in 0.. {
@@ -423,7 +427,7 @@ async fn cancel_safe() {
     peer.node.shut_down().await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn isolated() {
     let (peer, addr) = Peer::listening(local_config()).await;
     let (mut bad, mut good) = (raw_dial(addr).await.unwrap(), raw_dial(addr).await.unwrap());
@@ -438,7 +442,7 @@ async fn isolated() {
     peer.node.shut_down().await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn honest() {
     let sender = Sender::<64>::plain().await;
     let mut narrow = dialled_narrow(&sender.node).await;

@@ -1,13 +1,11 @@
 //! `leak-free`: after an ending nothing of the connection is left, after a shutdown nothing of the node: to the byte of the
 //! heap, the file descriptor and the task.
 
-#![allow(unsafe_code, reason = "an allocator that counts")]
-
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     io,
     net::SocketAddr,
     pin::pin,
@@ -20,14 +18,17 @@ use std::{
 use common::{
     DELIBERATE, PATIENCE,
     actor::{Actor, Script, Tuning, Unhurried, silent},
-    in_time, keep_deliberate_panics_quiet, poll_times,
+    in_time, keep_deliberate_panics_quiet,
+    nodes::unlist,
+    poll_times,
     setups::raw_peer,
     wait_until,
 };
+use ledger::{heap::in_use_by_thread, runtime::Builder};
 use pea2pea::{Pea2Pea, protocols::Writing};
 use tokio::{
     net::TcpStream,
-    runtime::{Builder, Handle},
+    runtime::Handle,
     task::yield_now,
     time::{sleep, timeout},
 };
@@ -35,40 +36,7 @@ use tokio_util::bytes::Bytes;
 
 // --- the ledger ---
 
-thread_local! {
-    /// How many bytes of the heap this thread has in use. Each test runs on one thread, with its runtime.
-    static LIVE: Cell<isize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
-fn count(size: isize) {
-    // Out of reach while the thread ends.
-    _ = LIVE.try_with(|live| live.set(live.get() + size));
-}
-
-// SAFETY: hands everything over to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size as isize - layout.size() as isize);
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-/// What is in use.
+/// What is in use, of the heap by this thread: each test runs on one thread, with its runtime.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Ledger {
     heap: isize,
@@ -80,7 +48,7 @@ impl Ledger {
     fn read() -> Self {
         // Only Linux shows its file descriptors in this way; elsewhere heap and tasks have to do.
         let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-        Self { heap: LIVE.get(), files, tasks: Handle::current().metrics().num_alive_tasks() }
+        Self { heap: in_use_by_thread(), files, tasks: Handle::current().metrics().num_alive_tasks() }
     }
 
     /// Reads it when nothing has moved for some turns of the runtime and its I/O driver.
@@ -410,6 +378,7 @@ fn the_lives_of_whole_nodes_leave_nothing() {
                 // The hooks are gone, and with them all that kept the node alive.
                 assert_eq!(Arc::strong_count(&actor.begun), 1);
             }
+            unlist();
         },
     );
 }

@@ -1,11 +1,14 @@
 //! The life of a connection as it is seen from outside, on both of its ends.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 use common::{
     Events, in_time, local_config, local_node,
+    nodes::{leave_orphan, listed},
     setups::{Gated, Lingering, assert_vacant, dial_from, end_of, listening, raw_peer, settled},
     wait_until,
 };
@@ -25,10 +28,17 @@ struct Observer {
     met: Events<SocketAddr>,
 }
 
+/// A message that has an observer shut down.
+const SHUT_DOWN: &[u8] = b"shut down";
+
 impl Observer {
     async fn new() -> Self {
+        Self::of(local_node()).await
+    }
+
+    async fn of(node: Node) -> Self {
         let (sides, received, met) = Default::default();
-        let observer = Self { node: local_node(), sides, received, met };
+        let observer = Self { node, sides, received, met };
         observer.enable_handshake().await;
         observer.enable_reading().await;
         observer.enable_writing().await;
@@ -61,6 +71,9 @@ impl Reading for Observer {
     }
 
     async fn process_message(&self, _: SocketAddr, message: BytesMut) {
+        if message == SHUT_DOWN {
+            self.node.shut_down().await;
+        }
         self.received.push(message.to_vec());
     }
 }
@@ -89,7 +102,7 @@ async fn only_peer(node: &Node) -> SocketAddr {
     node.connected_addrs()[0]
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn both_ends_list_the_connection_and_know_which_side_the_peer_is() {
     let (dialled, addr) = listening(local_config()).await;
     let dialler = local_node();
@@ -111,7 +124,7 @@ async fn both_ends_list_the_connection_and_know_which_side_the_peer_is() {
     assert_ne!(addr_of_dialler.port(), addr.port());
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_facts_about_a_connection_outlive_it() {
     let (_peer, addr) = raw_peer().await;
     let node = local_node();
@@ -124,7 +137,7 @@ async fn the_facts_about_a_connection_outlive_it() {
     assert!(info.stats().created() >= before);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_connection_is_connecting_during_its_handshake_and_connected_after_it() {
     let (peer, dialled) = raw_peer().await;
     let gated = Gated::new(local_config()).await;
@@ -152,7 +165,7 @@ async fn a_connection_is_connecting_during_its_handshake_and_connected_after_it(
     drop((peer, inbound));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn codecs_get_the_side_of_the_node_and_the_handshake_that_of_the_peer() {
     let (dialler, dialled) = (Observer::new().await, Observer::new().await);
     let addr = dialled.node.toggle_listener().await.unwrap().unwrap();
@@ -164,7 +177,7 @@ async fn codecs_get_the_side_of_the_node_and_the_handshake_that_of_the_peer() {
     assert_eq!(dialled.sides.all(), [("peer", Initiator), ("reader", Responder), ("writer", Responder)]);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn only_the_first_disconnect_returns_true_and_it_leaves_nothing() {
     let (peer, addr) = raw_peer().await;
     let node = local_node();
@@ -178,7 +191,7 @@ async fn only_the_first_disconnect_returns_true_and_it_leaves_nothing() {
     end_of(&mut stream).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_connection_that_is_being_ended_is_still_listed_and_counted() {
     let (_peer, addr) = raw_peer().await;
     let lingering = Lingering::new(local_config()).await;
@@ -194,7 +207,7 @@ async fn a_connection_that_is_being_ended_is_still_listed_and_counted() {
     assert_vacant(node);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn of_concurrent_disconnects_exactly_one_returns_true() {
     let (_peer, addr) = raw_peer().await;
     let node = local_node();
@@ -215,7 +228,7 @@ async fn of_concurrent_disconnects_exactly_one_returns_true() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_end_of_a_connection_is_seen_by_the_peer_that_reads() {
     let (dialler, dialled) = (Observer::new().await, Observer::new().await);
     let addr = dialled.node.toggle_listener().await.unwrap().unwrap();
@@ -231,12 +244,12 @@ async fn the_end_of_a_connection_is_seen_by_the_peer_that_reads() {
     settled(&dialler.node, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_address_can_be_dialled_again_at_once_after_a_disconnect() {
     // With limits that a connection which lingered on would exceed.
     let tight = Config { max_connections: 1, max_connections_per_ip: 1, max_connecting: 1, ..local_config() };
     let (dialled, addr) = listening(local_config()).await;
-    let dialler = Node::new(tight);
+    let dialler = listed(tight);
     for round in 1..=50 {
         dialler.connect(addr).await.unwrap();
         assert_eq!(dialler.connected_addrs(), [addr], "round {round}");
@@ -246,7 +259,7 @@ async fn an_address_can_be_dialled_again_at_once_after_a_disconnect() {
     settled(&dialled, 50).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn nodes_that_dial_each_other_at_once_get_two_connections() {
     let (alice, addr_of_alice) = listening(local_config()).await;
     let (bob, addr_of_bob) = listening(local_config()).await;
@@ -268,21 +281,23 @@ async fn nodes_that_dial_each_other_at_once_get_two_connections() {
     assert!(bob.is_connected(addr_of_alice));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_node_lives_on_without_handles_while_it_listens() {
-    let (node, addr) = listening(Config { max_connections: 1, ..local_config() }).await;
+    let node = Node::new(Config { max_connections: 1, ..local_config() });
+    let addr = node.toggle_listener().await.unwrap().unwrap();
     drop(node);
+    leave_orphan();
     let _first = dial_from(addr.ip(), addr).await.unwrap();
     // Refused by the limit of the node: so the node is there, and has the first connection.
     let mut second = dial_from(addr.ip(), addr).await.unwrap();
     end_of(&mut second).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_node_lives_on_without_handles_while_it_has_a_protocol() {
     let sender = Observer::new().await;
     let addr = sender.node.toggle_listener().await.unwrap().unwrap();
-    let receiver = Observer::new().await;
+    let receiver = Observer::of(Node::new(local_config())).await;
     let received = receiver.received.clone();
     receiver.node.connect(addr).await.unwrap();
     drop(receiver);
@@ -292,6 +307,9 @@ async fn a_node_lives_on_without_handles_while_it_has_a_protocol() {
         received.wait_for(vec![byte]).await;
     }
     assert!(sender.node.is_connected(peer));
+    // Only its hooks have handles of it.
+    sender.unicast_fast(peer, BytesMut::from(SHUT_DOWN)).unwrap();
+    settled(&sender.node, 0).await;
 }
 
 /// A peer that resets each connection the moment it is accepted.
@@ -307,7 +325,7 @@ fn resetting_peer(connections: usize) -> (SocketAddr, std::thread::JoinHandle<()
     (addr, std::thread::spawn(accepting))
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn connecting_succeeds_without_a_handshake_even_if_the_peer_resets_at_once() {
     const DIALS: usize = 1_000;
     let (addr, peer) = resetting_peer(DIALS);
@@ -320,7 +338,7 @@ async fn connecting_succeeds_without_a_handshake_even_if_the_peer_resets_at_once
     peer.join().unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn hooks_run_even_if_the_peer_has_reset_the_connection_already() {
     const DIALS: usize = 50;
     let (addr, peer) = resetting_peer(DIALS);
@@ -334,7 +352,7 @@ async fn hooks_run_even_if_the_peer_has_reset_the_connection_already() {
     peer.join().unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn everything_works_over_ipv6() {
     let config = Config { listener_addr: Some("[::1]:0".parse().unwrap()), ..local_config() };
     let (dialled, addr) = listening(config).await;

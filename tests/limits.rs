@@ -1,6 +1,8 @@
 //! The three limits: exact in both directions, never exceeded, and given back however a setup or a connection ends.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     io::ErrorKind,
@@ -83,21 +85,21 @@ async fn takes_exactly(limit: u16, config: Config) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_node_takes_exactly_as_many_connections_as_max_connections() {
     for limit in 1..=2 {
         takes_exactly(limit, Config { max_connections: limit, ..local_config() }).await;
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_node_takes_exactly_as_many_connections_per_ip_as_max_connections_per_ip() {
     for limit in 1..=2 {
         takes_exactly(limit, Config { max_connections_per_ip: limit, ..local_config() }).await;
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_limit_per_ip_is_kept_for_each_ip_apart() {
     let config = Config {
         listener_addr: Some("127.0.79.2:0".parse().unwrap()),
@@ -122,7 +124,7 @@ async fn the_limit_per_ip_is_kept_for_each_ip_apart() {
     assert_eq!((node.num_connected(), node.heuristics().inbound_connections_rejected()), (3, 5));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn exactly_max_connecting_setups_are_in_flight_and_surplus_accepts_wait() {
     for limit in 1..=2 {
         for num_dialled in 0..=limit {
@@ -159,7 +161,7 @@ async fn exactly_max_connecting_setups_are_in_flight_and_surplus_accepts_wait() 
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn connections_that_are_being_set_up_or_ended_count_too() {
     for config in [
         Config { max_connections: 2, ..local_config() },
@@ -186,35 +188,40 @@ async fn connections_that_are_being_set_up_or_ended_count_too() {
         lingering.let_end(1);
         assert!(in_time("the ending", ending).await.unwrap());
         peers.accepted_by(&lingering.node, LOCALHOST).await;
+        lingering.let_end(2);
     }
 }
 
 #[test]
 fn max_connecting_is_lowered_to_max_connections() {
-    let max_connecting = |max_connecting, max_connections| {
-        let config = Config { max_connecting, max_connections, ..local_config() };
-        Node::new(config).config().max_connecting
-    };
-    assert_eq!(max_connecting(5, 2), 2);
-    assert_eq!(max_connecting(u16::MAX, 1), 1);
-    assert_eq!(max_connecting(2, 5), 2);
-    assert_eq!(max_connecting(5, 5), 5);
+    ledger::check(|| {
+        let max_connecting = |max_connecting, max_connections| {
+            let config = Config { max_connecting, max_connections, ..local_config() };
+            Node::new(config).config().max_connecting
+        };
+        assert_eq!(max_connecting(5, 2), 2);
+        assert_eq!(max_connecting(u16::MAX, 1), 1);
+        assert_eq!(max_connecting(2, 5), 2);
+        assert_eq!(max_connecting(5, 5), 5);
+    });
 }
 
 #[test]
 fn a_limit_of_0_is_refused_with_a_message_that_names_it() {
-    for (field, config) in [
-        ("max_connections", Config { max_connections: 0, ..local_config() }),
-        ("max_connections_per_ip", Config { max_connections_per_ip: 0, ..local_config() }),
-        ("max_connecting", Config { max_connecting: 0, ..local_config() }),
-    ] {
-        let panic = std::panic::catch_unwind(|| Node::new(config)).expect_err(field);
-        let text = panic.downcast_ref::<String>().unwrap();
-        assert!(text.split(|c: char| c != '_' && !c.is_alphanumeric()).any(|word| word == field), "{text}");
-    }
+    ledger::check(|| {
+        for (field, config) in [
+            ("max_connections", Config { max_connections: 0, ..local_config() }),
+            ("max_connections_per_ip", Config { max_connections_per_ip: 0, ..local_config() }),
+            ("max_connecting", Config { max_connecting: 0, ..local_config() }),
+        ] {
+            let panic = std::panic::catch_unwind(|| Node::new(config)).expect_err(field);
+            let text = panic.downcast_ref::<String>().unwrap();
+            assert!(text.split(|c: char| c != '_' && !c.is_alphanumeric()).any(|word| word == field), "{text}");
+        }
+    });
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_mapped_address_shares_the_count_of_its_ipv4_address() {
     let config = Config { listener_addr: Some("[::]:0".parse().unwrap()), max_connections_per_ip: 1, ..local_config() };
     let mut peers = Peers::default();
@@ -248,7 +255,7 @@ async fn a_mapped_address_shares_the_count_of_its_ipv4_address() {
     drop(accepted);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_accepted_duplicate_is_rejected_and_the_connection_it_doubles_stays() {
     let reusing_port = || {
         let socket = TcpSocket::new_v4().unwrap();
@@ -270,7 +277,7 @@ async fn an_accepted_duplicate_is_rejected_and_the_connection_it_doubles_stays()
     assert!(node.disconnect(addr).await);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn connections_that_a_shutdown_cuts_off_do_not_count_as_rejected() {
     let gated = Gated::new(Config { max_connecting: 1, ..local_config() }).await;
     let own = gated.node.toggle_listener().await.unwrap().unwrap();
@@ -287,7 +294,7 @@ async fn connections_that_a_shutdown_cuts_off_do_not_count_as_rejected() {
     assert_eq!(gated.node.heuristics().inbound_connections_rejected(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_setup_gives_everything_back_whichever_way_its_handshake_fails() {
     let tight = Config { max_connections: 1, max_connections_per_ip: 1, max_connecting: 1, ..local_config() };
     let commanded = Commanded::new(tight).await;
@@ -318,7 +325,7 @@ async fn a_setup_gives_everything_back_whichever_way_its_handshake_fails() {
     assert_eq!(node.heuristics().inbound_connections_rejected(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_dropped_dial_gives_everything_back_or_has_gone_live() {
     let tight = Config { max_connections: 1, max_connections_per_ip: 1, max_connecting: 1, ..local_config() };
     let (_peer, addr) = raw_peer().await;

@@ -1,6 +1,8 @@
 //! Listening: on and off, errors, ports that are free when it says so, and what becomes of connections half-way.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     io::{self, ErrorKind},
@@ -9,7 +11,9 @@ use std::{
 };
 
 use common::{
-    in_time, local_config, local_node, poll_times,
+    in_time, local_config, local_node,
+    nodes::listed,
+    poll_times,
     setups::{Gated, assert_vacant, dial_from, end_of, listening, settled},
     wait_until,
 };
@@ -51,9 +55,9 @@ async fn assert_not_listening(node: &Node) {
     assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn each_toggle_switches_listening_on_or_off() {
-    let node = Node::new(config_at(private(1)));
+    let node = listed(config_at(private(1)));
     assert_not_listening(&node).await;
     for round in 1..=3 {
         let addr = toggled(&node).await.expect("it is on");
@@ -69,10 +73,10 @@ async fn each_toggle_switches_listening_on_or_off() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_given_port_is_listened_at_again_after_connections_through_it() {
     let addr = TcpListener::bind(private(2)).await.unwrap().local_addr().unwrap();
-    let node = Node::new(config_at(addr));
+    let node = listed(config_at(addr));
     for _ in 0..3 {
         assert_eq!(toggled(&node).await, Some(addr));
         let mut stream = dial_from(LOCALHOST, addr).await.unwrap();
@@ -91,25 +95,25 @@ async fn assert_cannot_listen(node: &Node) {
     assert_not_listening(node).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_node_without_a_listener_address_never_listens() {
-    let node = Node::new(Config { listener_addr: None, ..local_config() });
+    let node = listed(Config { listener_addr: None, ..local_config() });
     assert_cannot_listen(&node).await;
     assert_cannot_listen(&node).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_node_without_a_listener_address_says_just_that_after_its_shutdown_too() {
-    let node = Node::new(Config { listener_addr: None, ..local_config() });
+    let node = listed(Config { listener_addr: None, ..local_config() });
     in_time("the shutdown", node.shut_down()).await;
     assert_cannot_listen(&node).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn errors_of_binding_come_back_as_they_are_and_leave_nothing() {
     let peer = TcpListener::bind(private(3)).await.unwrap();
     let busy = peer.local_addr().unwrap();
-    let node = Node::new(config_at(busy));
+    let node = listed(config_at(busy));
     let error = node.toggle_listener().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     assert!(error.raw_os_error().is_some());
@@ -120,13 +124,13 @@ async fn errors_of_binding_come_back_as_they_are_and_leave_nothing() {
     assert_eq!(toggled(&node).await, Some(busy));
 
     // An address reserved for documentation.
-    let foreign = Node::new(config_at("203.0.113.7:0".parse().unwrap()));
+    let foreign = listed(config_at("203.0.113.7:0".parse().unwrap()));
     let error = foreign.toggle_listener().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
     assert!(error.raw_os_error().is_some());
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_node_that_has_shut_down_does_not_listen() {
     for was_on in [false, true] {
         let node = local_node();
@@ -141,7 +145,7 @@ async fn a_node_that_has_shut_down_does_not_listen() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn toggles_at_the_same_time_are_carried_out_one_after_the_other() {
     let node = local_node();
     let toggles = async { tokio::join!(node.toggle_listener(), node.toggle_listener(), node.toggle_listener()) };
@@ -151,7 +155,7 @@ async fn toggles_at_the_same_time_are_carried_out_one_after_the_other() {
     assert_eq!(third.unwrap(), Some(node.listening_addr().await.unwrap()));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn as_many_toggles_switch_on_as_off_whatever_thread_they_come_from() {
     const TOGGLES: usize = 40;
     let node = local_node();
@@ -169,7 +173,7 @@ async fn as_many_toggles_switch_on_as_off_whatever_thread_they_come_from() {
     assert_not_listening(&node).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn switching_off_happens_even_if_its_future_is_dropped() {
     let (node, addr) = listening(config_at(private(4))).await;
     let unpolled = node.toggle_listener();
@@ -208,7 +212,7 @@ async fn switching_off_happens_even_if_its_future_is_dropped() {
     assert_refused(addr).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn the_port_is_free_as_soon_as_listening_has_been_switched_off_or_the_node_shut_down() {
     for round in 0..40 {
         let (node, addr) = listening(config_at(private(5))).await;
@@ -222,7 +226,7 @@ async fn the_port_is_free_as_soon_as_listening_has_been_switched_off_or_the_node
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn the_port_is_free_while_accepted_connections_live_on() {
     for _ in 0..20 {
         let (node, addr) = listening(config_at(private(6))).await;
@@ -253,7 +257,7 @@ async fn node_with_three_at_the_door(last_byte: u8) -> (Gated, SocketAddr, [TcpS
     (gated, addr, [in_handshake, waiting, in_backlog])
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_backlog_is_as_long_as_configured() {
     let (gated, addr, _streams) = node_with_three_at_the_door(10).await;
     let one_more = tokio::time::timeout(Duration::from_millis(200), dial_from(LOCALHOST, addr)).await;
@@ -269,7 +273,7 @@ async fn the_backlog_is_as_long_as_configured() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn setups_already_accepted_go_on_after_listening_was_switched_off() {
     let (gated, addr, [in_handshake, waiting, mut in_backlog]) = node_with_three_at_the_door(7).await;
     assert_eq!(toggled(&gated.node).await, None);
@@ -284,7 +288,7 @@ async fn setups_already_accepted_go_on_after_listening_was_switched_off() {
     assert_eq!(gated.num_begun(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn listening_again_does_not_disturb_setups_that_wait_since_before() {
     let (gated, _, [_in_handshake, _waiting, _in_backlog]) = node_with_three_at_the_door(8).await;
     toggled(&gated.node).await;
@@ -296,7 +300,7 @@ async fn listening_again_does_not_disturb_setups_that_wait_since_before() {
     assert_refused(addr).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn shutting_down_ends_the_setups_and_frees_the_port() {
     let (gated, addr, mut streams) = node_with_three_at_the_door(9).await;
     in_time("the shutdown", gated.node.shut_down()).await;
@@ -309,7 +313,7 @@ async fn shutting_down_ends_the_setups_and_frees_the_port() {
     assert_eq!(gated.num_begun(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn peers_that_give_up_before_they_are_accepted_are_no_accept_errors() {
     let gated = Gated::new(Config { max_connecting: 1, ..local_config() }).await;
     let addr = toggled(&gated.node).await.unwrap();
@@ -327,12 +331,12 @@ async fn peers_that_give_up_before_they_are_accepted_are_no_accept_errors() {
 }
 
 #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))))]
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn nodes_share_a_port_if_both_reuse_it() {
     let (first, addr) = listening(Config { reuse_listener_port: true, ..local_config() }).await;
-    let strict = Node::new(config_at(addr));
+    let strict = listed(config_at(addr));
     assert_eq!(strict.toggle_listener().await.unwrap_err().kind(), ErrorKind::AddrInUse);
-    let second = Node::new(Config { reuse_listener_port: true, ..config_at(addr) });
+    let second = listed(Config { reuse_listener_port: true, ..config_at(addr) });
     assert_eq!(toggled(&second).await, Some(addr));
 
     // The OS hands the dials out between the two.

@@ -1,11 +1,15 @@
 //! Messages between live ends: nothing is lost, doubled, torn or out of order.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc};
 
 use common::{
-    local_config, poll_times, wait_until,
+    local_config,
+    nodes::listed,
+    poll_times, wait_until,
     wire::{Inbox, Numbered, NumberedCodec, Random, dialled_narrow, new_seed, send_until_refused},
 };
 use pea2pea::{
@@ -28,7 +32,7 @@ struct Peer {
 
 impl Peer {
     async fn new(seed: u64) -> Self {
-        let peer = Self { node: Node::new(local_config()), seed, inbox: Arc::default() };
+        let peer = Self { node: listed(local_config()), seed, inbox: Arc::default() };
         peer.enable_reading().await;
         peer.enable_writing().await;
         peer
@@ -87,7 +91,7 @@ async fn connected_peers(seed: u64) -> ((Peer, SocketAddr), (Peer, SocketAddr)) 
     ((dialler, listener_addr), (listener, dialler_addr))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn a_million_messages_both_ways_at_once_arrive_whole_and_in_order() {
     const EACH_WAY: u32 = 500_000;
 
@@ -108,7 +112,7 @@ fn assert_counts_agree(from: &Node, to: &Node, messages: u32) {
     assert_eq!(to.stats().received().0, u64::from(messages));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn on_one_thread_too_nothing_is_lost_or_out_of_order() {
     const EACH_WAY: u32 = 50_000;
 
@@ -119,7 +123,7 @@ async fn on_one_thread_too_nothing_is_lost_or_out_of_order() {
     assert_counts_agree(&right.node, &left.node, EACH_WAY);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_cut_anywhere_yields_the_same_messages() {
     const MESSAGES: u32 = 50_000;
 
@@ -149,7 +153,7 @@ async fn a_stream_cut_anywhere_yields_the_same_messages() {
     assert_eq!(peer.node.stats().received(), (u64::from(MESSAGES), total as u64));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 4)]
 async fn four_senders_on_one_connection_each_keep_their_order() {
     const EACH: u32 = 40_000;
 
@@ -166,7 +170,7 @@ async fn four_senders_on_one_connection_each_keep_their_order() {
     assert_counts_agree(&left.node, &right.node, 4 * EACH);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_broadcast_reaches_every_peer() {
     let hub = Peer::new(0).await;
     hub.broadcast(Numbered { sender: 0, number: 0 }).expect("nobody is a fine audience");
@@ -187,7 +191,7 @@ async fn a_broadcast_reaches_every_peer() {
     assert_eq!(hub.node.stats().sent().0, 20 * 50);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_broadcast_skips_peers_that_are_full_or_ending() {
     let hub = Peer::new(0).await;
     let good = Peer::new(0).await;

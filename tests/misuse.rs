@@ -1,6 +1,8 @@
 //! Every hook misbehaves in every way: at most its own connection ends, and the node goes on.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     fmt::Debug,
@@ -25,6 +27,7 @@ use common::{
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use pea2pea::{Config, Node, Pea2Pea, ShuttingDown, protocols::Writing};
+use tokio::sync::Semaphore;
 use tokio_util::bytes::Bytes;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -108,6 +111,8 @@ struct Fault {
     spare: SocketAddr,
     /// Held by each future that is calling the node.
     calling: Arc<()>,
+    /// Closed when nothing has to hang any longer.
+    hanging: Semaphore,
 }
 
 impl Fault {
@@ -149,10 +154,10 @@ impl Fault {
             PanicEarly => panic!("{DELIBERATE}"),
             PanicInDrop => {
                 let bomb = Bomb;
-                Box::pin(std::future::poll_fn(move |_| {
-                    let _kept = &bomb;
-                    Poll::Pending
-                }))
+                Box::pin(async move {
+                    let _kept = bomb;
+                    self.hang().await
+                })
             }
             PanicWhenDone => {
                 let bomb = Bomb;
@@ -161,7 +166,7 @@ impl Fault {
                     Poll::Ready(Ok(()))
                 }))
             }
-            Hang => Box::pin(std::future::pending()),
+            Hang => Box::pin(async move { self.hang().await }),
             _ => Box::pin(async move {
                 let _calling = calling;
                 tokio::task::yield_now().await;
@@ -174,6 +179,11 @@ impl Fault {
                 Ok(())
             }),
         }
+    }
+
+    async fn hang(&self) -> io::Result<()> {
+        self.hanging.acquire().await.expect_err("there is no permit");
+        Ok(())
     }
 
     /// Misbehaves in a call.
@@ -261,6 +271,7 @@ async fn row<T: Tuning>(site: Site, misuse: Misuse, is_dialled: bool) {
         has_happened: AtomicBool::new(false),
         spare: spare_addr,
         calling: Arc::default(),
+        hanging: Semaphore::new(0),
     });
     // No more than are needed in the end: a slot that is not given back shows.
     let config = Config { max_connections_per_ip: 3, max_connecting: 2, ..local_config() };
@@ -312,6 +323,8 @@ async fn row<T: Tuning>(site: Site, misuse: Misuse, is_dialled: bool) {
     // An on_connect that is not abortable may begin after the end of its connection.
     let begun = || (faulty.begun_on_connect(), faulty.begun_on_disconnect());
     wait_until("as many on_connect as on_disconnect", || begun().0 == begun().1).await;
+    // What is not abortable would hang for ever.
+    fault.hanging.close();
     drop(spare);
 }
 
@@ -378,7 +391,7 @@ async fn table<T: Tuning>(site: Site, misuses: impl IntoIterator<Item = Misuse>)
 
 macro_rules! tables {
     ($($name:ident: $tuning:ty, $site:ident, $misuses:expr;)*) => { $(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+        #[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 3)]
         async fn $name() {
             table::<$tuning>(Site::$site, $misuses).await;
         }

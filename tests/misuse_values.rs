@@ -1,6 +1,8 @@
 //! Values of the user's (messages, codecs, streams, structs) whose drops panic, or call the node.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     io,
@@ -302,7 +304,7 @@ async fn queued_messages(dropping: Dropping, ending: impl AsyncFnOnce(&Holder, S
     holder
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn queued_messages_whose_drops_misbehave_do_not_stop_a_disconnect() {
     for dropping in [Panics, Calls] {
         let holder =
@@ -311,14 +313,14 @@ async fn queued_messages_whose_drops_misbehave_do_not_stop_a_disconnect() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn queued_messages_whose_drops_misbehave_do_not_stop_a_shutdown() {
     for dropping in [Panics, Calls] {
         queued_messages(dropping, async |holder, _addr| holder.node().shut_down().await).await;
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn queued_messages_whose_drops_misbehave_do_not_stop_a_flush_timeout() {
     for dropping in [Panics, Calls] {
         let holder = queued_messages(dropping, async |holder, _addr| settled(holder.node(), 0).await).await;
@@ -327,7 +329,7 @@ async fn queued_messages_whose_drops_misbehave_do_not_stop_a_flush_timeout() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn messages_whose_drops_misbehave_may_fail_together_in_the_encoder() {
     for dropping in [Panics, Calls] {
         let holder = Holder::new(dropping, None).await;
@@ -348,7 +350,7 @@ async fn messages_whose_drops_misbehave_may_fail_together_in_the_encoder() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn received_messages_whose_drops_misbehave_do_not_stop_an_ending() {
     for dropping in [Panics, Calls] {
         let holder = Holder::new(dropping, None).await;
@@ -377,17 +379,17 @@ async fn panicking_part(ending: impl AsyncFn(&Holder, SocketAddr, TcpStream)) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_codec_or_stream_whose_drop_panics_does_not_stop_a_disconnect() {
     panicking_part(async |holder, addr, _peer| assert!(holder.node().disconnect(addr).await)).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_codec_or_stream_whose_drop_panics_does_not_keep_a_connection_that_the_peer_closed() {
     panicking_part(async |_holder, _addr, peer| drop(peer)).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_codec_or_stream_whose_drop_panics_does_not_keep_a_connection_that_cannot_write() {
     panicking_part(async |holder, addr, _peer| {
         // Longer than the frames may be: an error of the encoder.
@@ -396,7 +398,7 @@ async fn a_codec_or_stream_whose_drop_panics_does_not_keep_a_connection_that_can
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_struct_whose_drop_panics_does_not_stop_a_shutdown() {
     let holder = Holder::new(Quiet, None).await;
     let node = holder.node().clone();

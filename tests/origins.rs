@@ -1,6 +1,8 @@
 //! What each ending is called (`DisconnectOrigin`), what is counted with it, and what it still delivers.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -93,7 +95,7 @@ impl<T: Tuning> Row<T> {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn disconnect_is_the_user() {
     let row = Row::<Unhurried>::new(Script::default()).await;
     assert!(in_time("disconnect", row.actor.node().disconnect(row.back)).await);
@@ -101,21 +103,21 @@ async fn disconnect_is_the_user() {
     row.ends_politely_with(DisconnectOrigin::User, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn shut_down_is_shutdown() {
     let row = Row::<Unhurried>::new(Script::default()).await;
     in_time("shut_down", row.actor.node().shut_down()).await;
     row.ends_politely_with(DisconnectOrigin::Shutdown, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_closing_peer_is_reading() {
     let mut row = Row::<Unhurried>::new(Script { process: silent(), ..Default::default() }).await;
     row.peer.shutdown().await.unwrap();
     row.ends_politely_with(DisconnectOrigin::Reading, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_unfinished_message_is_reading() {
     let mut row = Row::<Unhurried>::new(Script { process: silent(), ..Default::default() }).await;
     row.peer_writes(&frame(b"torn")[..6]).await;
@@ -123,7 +125,7 @@ async fn an_unfinished_message_is_reading() {
     row.ends_politely_with(DisconnectOrigin::Reading, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_decode_error_is_reading() {
     let mut row = Row::<Unhurried>::new(Script {
         process: silent(),
@@ -135,7 +137,7 @@ async fn a_decode_error_is_reading() {
     row.ends_politely_with(DisconnectOrigin::Reading, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_panic_of_the_decoder_is_reading() {
     let decode: Hook<_, _> = Some(Box::new(|_| panic!("{DELIBERATE}")));
     let mut row = Row::<Unhurried>::new(Script { process: silent(), decode, ..Default::default() }).await;
@@ -143,7 +145,7 @@ async fn a_panic_of_the_decoder_is_reading() {
     row.ends_politely_with(DisconnectOrigin::Reading, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_panic_of_process_message_is_reading() {
     let mut row = Row::<Unhurried>::new(Script {
         process: hook!(|_actor, _source, _message| async { panic!("{DELIBERATE}") }),
@@ -154,13 +156,13 @@ async fn a_panic_of_process_message_is_reading() {
     row.ends_politely_with(DisconnectOrigin::Reading, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_idle_timeout_is_reading_and_is_counted() {
     let row = Row::<Hasty>::new(Script { process: silent(), ..Default::default() }).await;
     row.ends_politely_with(DisconnectOrigin::Reading, 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_panic_of_on_connect_is_on_connect_abort() {
     let row = Row::<Unhurried>::new(Script {
         on_connect: hook!(|_actor, _addr| async { panic!("{DELIBERATE}") }),
@@ -177,14 +179,14 @@ async fn reset<T: Tuning>(row: &mut Row<T>) {
     row.peer = TcpStream::connect(addr).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_reset_by_the_peer_is_reading() {
     let mut row = Row::<Unhurried>::new(Script { process: silent(), ..Default::default() }).await;
     reset(&mut row).await;
     row.ends_with(DisconnectOrigin::Reading, 0, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_write_error_is_writing() {
     // Without Reading, nothing but a write finds out that the connection is reset.
     let mut row = Row::<Unhurried>::new(Script::default()).await;
@@ -195,7 +197,7 @@ async fn a_write_error_is_writing() {
     row.ends_with(DisconnectOrigin::Writing, 0, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_flush_timeout_is_writing_and_is_counted() {
     let row = Row::<Hasty>::new(Script::default()).await;
     for _ in 0..8 {
@@ -204,7 +206,7 @@ async fn a_flush_timeout_is_writing_and_is_counted() {
     row.ends_with(DisconnectOrigin::Writing, 0, 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_encode_error_is_writing() {
     let encode: Hook<_, _> = Some(Box::new(|_| Err(io::Error::from(io::ErrorKind::InvalidInput))));
     let row = Row::<Unhurried>::new(Script { encode, ..Default::default() }).await;
@@ -213,7 +215,7 @@ async fn an_encode_error_is_writing() {
     row.ends_with(DisconnectOrigin::Writing, 0, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_panic_of_the_encoder_is_writing() {
     let encode: Hook<_, _> = Some(Box::new(|_| panic!("{DELIBERATE}")));
     let row = Row::<Unhurried>::new(Script { encode, ..Default::default() }).await;
@@ -244,7 +246,7 @@ async fn draining(gate: &Arc<Semaphore>, processed: &Events<usize>) -> Row<Unhur
     row
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_connection_whose_peer_has_closed_stays_writable_until_its_messages_are_processed() {
     let (gate, processed) = (Arc::new(Semaphore::new(0)), Events::default());
     let mut row = draining(&gate, &processed).await;
@@ -260,7 +262,7 @@ async fn a_connection_whose_peer_has_closed_stays_writable_until_its_messages_ar
     row.ends_with(DisconnectOrigin::Reading, 0, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn messages_that_hang_do_not_keep_a_closed_connection_for_more_than_three_seconds() {
     let row = draining(&Arc::new(Semaphore::new(0)), &Events::default()).await;
     tokio::time::pause();
@@ -271,7 +273,7 @@ async fn messages_that_hang_do_not_keep_a_closed_connection_for_more_than_three_
     row.ends_politely_with(DisconnectOrigin::Reading, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn disconnect_ends_the_drain_at_once() {
     let row = draining(&Arc::new(Semaphore::new(0)), &Events::default()).await;
     tokio::time::pause();
@@ -281,7 +283,7 @@ async fn disconnect_ends_the_drain_at_once() {
     row.ends_politely_with(DisconnectOrigin::User, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn shut_down_ends_the_drain_at_once() {
     let row = draining(&Arc::new(Semaphore::new(0)), &Events::default()).await;
     tokio::time::pause();

@@ -1,6 +1,8 @@
 //! A hook may end the connection that it runs for.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     net::SocketAddr,
@@ -94,17 +96,17 @@ async fn a_hook_leaves(in_process: bool) {
     in_time("a fresh dial", local_node().connect(addr)).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn process_message_may_end_its_own_connection_and_is_dropped_at_its_next_await() {
     a_hook_leaves(true).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn on_connect_may_end_its_own_connection_and_is_dropped_at_its_next_await() {
     a_hook_leaves(false).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn hooks_may_end_their_own_connections_on_many_threads() {
     for round in 0..50 {
         a_hook_leaves(round % 2 == 0).await;

@@ -1,6 +1,8 @@
 //! The five protocols of one node may be implemented by different types.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{io, net::SocketAddr};
 
@@ -96,7 +98,7 @@ impl OnDisconnect for Mourner {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_protocols_of_one_node_may_belong_to_different_types() {
     let (node, events) = (local_node(), Events::default());
     let (peer, addr) =

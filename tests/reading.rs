@@ -1,6 +1,8 @@
 //! Receiving: one message at a time, how much is read ahead, and what the end of a stream means.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     net::SocketAddr,
@@ -29,7 +31,7 @@ fn frames_from(first_bytes: impl IntoIterator<Item = u8>, size: usize) -> Vec<u8
 
 // --- one at a time ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn messages_are_processed_one_at_a_time_and_in_order() {
     let reader = Reader::<64>::gated().await;
     let (mut peer, _) = dialled_raw(&reader.node).await;
@@ -81,7 +83,7 @@ impl Reading for Yielding {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_wait_are_not_overtaken() {
     const MESSAGES: u32 = 5_000;
 
@@ -117,7 +119,7 @@ async fn assert_exactly_the_depth_is_read_ahead<const DEPTH: usize>() {
     assert_eq!(reader.node.stats().received().0, ahead + 1);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn while_one_message_is_processed_exactly_the_depth_more_are_read() {
     tokio::join!(
         assert_exactly_the_depth_is_read_ahead::<1>(),
@@ -126,7 +128,7 @@ async fn while_one_message_is_processed_exactly_the_depth_more_are_read() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn without_backpressure_what_does_not_fit_is_dropped_and_counted() {
     let reader = Reader::<3, false>::gated().await;
     let (mut peer, _) = dialled_raw(&reader.node).await;
@@ -172,7 +174,7 @@ impl tracing::Subscriber for Warnings {
     fn exit(&self, _span: &span::Id) {}
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn without_backpressure_a_flood_is_warned_of_at_most_once_a_second() {
     let warnings = Arc::new(AtomicUsize::new(0));
     // For this thread, and thus for this test only.
@@ -218,7 +220,7 @@ impl Reading for Accountant {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_message_is_counted_in_wire_bytes_before_it_is_processed() {
     let accountant = Accountant { node: local_node(), counts: Events::default() };
     accountant.enable_reading().await;
@@ -238,7 +240,7 @@ async fn a_message_is_counted_in_wire_bytes_before_it_is_processed() {
 
 // --- the end of the stream ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_peer_that_closes_its_side_still_gets_the_answers_to_all_its_messages() {
     let reader = Reader::<64>::gated().await;
     let (mut peer, addr) = dialled_raw(&reader.node).await;
@@ -270,7 +272,7 @@ async fn time_of_stuck_drain<const DEPTH: usize, const IDLE_MS: u64>() -> Durati
     closed.elapsed()
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn after_three_seconds_messages_of_a_closed_peer_are_given_up() {
     let (with_a_queue, with_little, with_idle_timeout) =
         tokio::join!(time_of_stuck_drain::<64, 0>(), time_of_stuck_drain::<2, 0>(), time_of_stuck_drain::<64, 1_000>());
@@ -279,7 +281,7 @@ async fn after_three_seconds_messages_of_a_closed_peer_are_given_up() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn disconnect_and_shut_down_end_the_drain() {
     for shuts_down in [false, true] {
         let reader = Reader::<64>::gated().await;
@@ -301,7 +303,7 @@ async fn disconnect_and_shut_down_end_the_drain() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_reset_ends_the_connection_even_while_a_message_is_processed() {
     let reader = Reader::<64>::gated().await;
     let (mut peer, _) = dialled_raw(&reader.node).await;
@@ -317,7 +319,7 @@ fn reset(peer: TcpStream) {
     drop(peer);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn peers_that_come_and_go_in_any_way_leave_nothing_behind() {
     let reader = Reader::<64>::quick().await;
     for round in 0..30 {
@@ -367,7 +369,7 @@ impl Reading for Panicking {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_panic_in_process_message_ends_that_connection_only() {
     let panicking = Panicking { node: local_node(), processed: Events::default() };
     panicking.enable_reading().await;

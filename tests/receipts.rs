@@ -1,6 +1,8 @@
 //! Delivery receipts: when they resolve, to what, and in which order.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     io::{self, ErrorKind},
@@ -42,7 +44,7 @@ async fn taken(peer: &TcpStream) {
 
 // --- success ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_receipt_resolves_only_when_the_os_has_taken_all_bytes() {
     const SIZE: usize = 1_000_000;
 
@@ -61,7 +63,7 @@ async fn a_receipt_resolves_only_when_the_os_has_taken_all_bytes() {
     assert_eq!(sender.node.stats().sent(), (1, SIZE as u64 + 4));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn the_counters_include_a_message_before_its_receipt_resolves() {
     let sender = Sender::<64>::plain().await;
     let (peer, addr) = dialled_raw(&sender.node).await;
@@ -100,7 +102,7 @@ async fn assert_places_are_free_when_a_receipt_resolves<const DEPTH: usize>(size
     in_time("the peer sees the end", draining).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn when_a_receipt_resolves_the_places_of_its_message_and_of_all_earlier_ones_are_free() {
     assert_places_are_free_when_a_receipt_resolves::<1>(10).await;
     assert_places_are_free_when_a_receipt_resolves::<5>(10).await;
@@ -108,13 +110,13 @@ async fn when_a_receipt_resolves_the_places_of_its_message_and_of_all_earlier_on
     assert_places_are_free_when_a_receipt_resolves::<20>(9_000).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn the_places_are_free_on_many_threads_too() {
     assert_places_are_free_when_a_receipt_resolves::<1>(10).await;
     assert_places_are_free_when_a_receipt_resolves::<5>(50_000).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn dropping_a_receipt_changes_nothing() {
     let sender = Sender::<64>::plain().await;
     let (mut peer, addr) = dialled_raw(&sender.node).await;
@@ -177,7 +179,7 @@ async fn assert_a_flush_timeout_is_told<const NOTING: bool>() {
     assert_eq!(sender.unicast_fast(narrow.addr, HELLO).unwrap_err().kind(), ErrorKind::NotConnected);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_flush_timeout_fails_the_batch_and_ends_the_connection_with_origin_writing() {
     tokio::join!(assert_a_flush_timeout_is_told::<true>(), assert_a_flush_timeout_is_told::<false>());
 }
@@ -197,19 +199,19 @@ async fn assert_the_failed_batch_resolves_first(count: usize) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_failed_batch_resolves_before_any_later_receipt() {
     assert_the_failed_batch_resolves_first(1).await;
     assert_the_failed_batch_resolves_first(3).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn the_failed_batch_resolves_first_on_many_threads_too() {
     // Of several messages the writer may take the first at once, as a batch of its own.
     assert_the_failed_batch_resolves_first(1).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn receipts_are_dropped_when_the_connection_goes_away_first() {
     let sender = Sender::<64>::plain().await;
     let narrow = dialled_narrow(&sender.node).await;
@@ -223,7 +225,7 @@ async fn receipts_are_dropped_when_the_connection_goes_away_first() {
     assert_eq!(sender.node.stats().sent(), (0, 0));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_broken_connection_is_told_in_the_receipt_even_if_nobody_reads() {
     let sender = Sender::<64>::noting_ends().await;
     let (peer, addr) = dialled_raw(sender.node()).await;
@@ -241,7 +243,7 @@ async fn a_broken_connection_is_told_in_the_receipt_even_if_nobody_reads() {
     sender.ends.wait_for(DisconnectOrigin::Writing).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn each_batch_has_the_whole_timeout_for_itself() {
     let sender = Sender::<64, 1_000>::noting_ends().await;
     let Narrow { mut peer, addr, .. } = dialled_narrow(&sender.node).await;

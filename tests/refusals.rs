@@ -1,6 +1,8 @@
 //! Settings and calls that are refused with a panic that says what is wrong.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     io,
@@ -25,7 +27,7 @@ fn panic_of(future: impl Future<Output = ()>) -> String {
     payload.downcast_ref::<String>().cloned().or(payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn enabling_a_protocol_twice_panics_with_its_name_and_changes_nothing() {
     let script = Script::<Unhurried> {
         handshake: hook!(|_actor, conn| async move { Ok(conn) }),
@@ -86,7 +88,7 @@ impl Writing for NoQueue {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_queue_depth_of_zero_panics_and_leaves_the_protocol_to_others() {
     let node = local_node();
     for text in [panic_of(NoQueue(node.clone()).enable_reading()), panic_of(NoQueue(node.clone()).enable_writing())] {
@@ -98,15 +100,20 @@ async fn a_queue_depth_of_zero_panics_and_leaves_the_protocol_to_others() {
 
 #[test]
 fn a_limit_of_zero_panics_with_the_name_of_the_field() {
-    type Change = fn(Config) -> Config;
-    let configs: [(&str, Change); 3] = [
-        ("max_connections", |config| Config { max_connections: 0, ..config }),
-        ("max_connections_per_ip", |config| Config { max_connections_per_ip: 0, ..config }),
-        ("max_connecting", |config| Config { max_connecting: 0, ..config }),
-    ];
-    for (field, zeroed) in configs {
-        let payload = catch_unwind(|| Node::new(zeroed(local_config()))).expect_err("a panic");
-        let text = payload.downcast_ref::<String>().unwrap();
-        assert!(text.split(|c: char| c != '_' && !c.is_alphanumeric()).any(|word| word == field), "{field}: {text}");
-    }
+    ledger::check(|| {
+        type Change = fn(Config) -> Config;
+        let configs: [(&str, Change); 3] = [
+            ("max_connections", |config| Config { max_connections: 0, ..config }),
+            ("max_connections_per_ip", |config| Config { max_connections_per_ip: 0, ..config }),
+            ("max_connecting", |config| Config { max_connecting: 0, ..config }),
+        ];
+        for (field, zeroed) in configs {
+            let payload = catch_unwind(|| Node::new(zeroed(local_config()))).expect_err("a panic");
+            let text = payload.downcast_ref::<String>().unwrap();
+            assert!(
+                text.split(|c: char| c != '_' && !c.is_alphanumeric()).any(|word| word == field),
+                "{field}: {text}"
+            );
+        }
+    });
 }

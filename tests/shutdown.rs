@@ -1,6 +1,8 @@
 //! `shut_down`: what it ends, who waits for it, and what is left of the node.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     io,
@@ -64,7 +66,7 @@ fn assert_closed(node: &Node, dialled: io::Result<()>) {
 
 // --- calls ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn concurrent_calls_all_wait_for_the_same_end() {
     let (gate, origins) = (Arc::new(Semaphore::new(0)), Events::default());
     let (actor, peers) = gated(3, &gate, &origins).await;
@@ -96,7 +98,7 @@ async fn concurrent_calls_all_wait_for_the_same_end() {
     drop(peers);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn later_calls_return_at_once() {
     let (node, addr) = (local_node(), local_node());
     drop(addr);
@@ -107,7 +109,7 @@ async fn later_calls_return_at_once() {
     assert!(poll_times(pin!(node.shut_down()), 1).await.is_some());
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_cancelled_call_leaves_the_node_closed_and_another_one_finishes() {
     for polls in 1..4 {
         let (gate, origins) = (Arc::new(Semaphore::new(0)), Events::default());
@@ -127,7 +129,7 @@ async fn a_cancelled_call_leaves_the_node_closed_and_another_one_finishes() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_second_call_finishes_while_the_first_is_cancelled() {
     let (gate, origins) = (Arc::new(Semaphore::new(0)), Events::default());
     let (actor, _peers) = gated(2, &gate, &origins).await;
@@ -146,7 +148,7 @@ async fn a_second_call_finishes_while_the_first_is_cancelled() {
     assert_eq!((origins.len(), actor.node().num_connected()), (2, 0));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_disconnect_in_progress_keeps_its_origin_and_is_waited_for() {
     let (gate, origins) = (Arc::new(Semaphore::new(0)), Events::default());
     let (actor, _peers) = gated(2, &gate, &origins).await;
@@ -206,7 +208,7 @@ fn closing(site: Site, is_armed: &Arc<AtomicBool>, returned: &Events<usize>) -> 
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_call_from_inside_a_hook_returns_there_and_one_from_outside_waits_for_the_rest() {
     for site in [Site::Handshake, Site::Process, Site::OnConnect, Site::OnDisconnect] {
         for is_dialled in [false, true] {
@@ -248,7 +250,7 @@ async fn a_call_from_inside_a_hook_returns_there_and_one_from_outside_waits_for_
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_call_from_inside_does_not_wait_for_other_endings_and_one_from_outside_does() {
     let (gate, origins) = (Arc::new(Semaphore::new(0)), Events::default());
     let returned = Events::default();
@@ -281,7 +283,7 @@ async fn a_call_from_inside_does_not_wait_for_other_endings_and_one_from_outside
     assert_vacant(actor.node());
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_task_that_a_hook_has_spawned_is_outside() {
     let (gate, origins) = (Arc::new(Semaphore::new(0)), Events::default());
     let returned = Events::default();
@@ -317,7 +319,7 @@ async fn a_task_that_a_hook_has_spawned_is_outside() {
 
 // --- afterwards ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_port_is_refused_and_free_when_it_returns() {
     for _ in 0..20 {
         let (actor, addr) =
@@ -333,7 +335,7 @@ async fn the_port_is_refused_and_free_when_it_returns() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn sends_find_nobody_and_protocols_are_not_enabled_any_more() {
     for writes in [false, true] {
         let (_peer, addr) = raw_peer().await;
@@ -360,7 +362,7 @@ async fn sends_find_nobody_and_protocols_are_not_enabled_any_more() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn no_task_socket_or_hook_is_left() {
     let metrics = Handle::current().metrics();
     let before = metrics.num_alive_tasks();

@@ -1,6 +1,8 @@
 //! `shut_down`: how long it takes at most, what it does not wait for, and what it leaves.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     net::TcpListener,
@@ -63,7 +65,7 @@ fn stuck() -> Script<Brief> {
 
 // --- the bound ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn hooks_that_hang_and_peers_that_do_not_read_keep_a_shutdown_no_longer_than_its_bound() {
     let actor = Actor::<Brief>::dialling(stuck()).await;
     let narrow = dialled_narrow(actor.node()).await;
@@ -82,7 +84,7 @@ async fn hooks_that_hang_and_peers_that_do_not_read_keep_a_shutdown_no_longer_th
     assert_eq!(actor.begun_on_disconnect(), 4);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_disconnect_that_nobody_polls_any_more_keeps_a_shutdown_no_longer_than_its_bound() {
     for polls in [0, 1, 2, 5] {
         let actor = Actor::<Brief>::dialling(stuck()).await;
@@ -100,7 +102,7 @@ async fn a_disconnect_that_nobody_polls_any_more_keeps_a_shutdown_no_longer_than
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_connect_that_nobody_polls_any_more_is_not_waited_for() {
     for polls in [0, 1, 2, 5, 10] {
         let gated = Gated::new(local_config()).await;
@@ -114,7 +116,7 @@ async fn a_connect_that_nobody_polls_any_more_is_not_waited_for() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_toggle_that_nobody_polls_any_more_keeps_a_shutdown_no_longer_than_its_bound() {
     for polls in [1, 2] {
         let node = local_node();
@@ -130,7 +132,7 @@ async fn a_toggle_that_nobody_polls_any_more_keeps_a_shutdown_no_longer_than_its
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn connections_end_side_by_side() {
     let (actor, addr) = Actor::<Unhurried>::listening(Script {
         on_disconnect: hook!(|_actor, _addr, _origin| sleep(Duration::from_millis(300))),
@@ -147,7 +149,7 @@ async fn connections_end_side_by_side() {
     assert_eq!(actor.begun_on_disconnect(), 100);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_hook_that_blocks_its_thread_prolongs_a_shutdown_by_no_more_than_itself() {
     let (actor, addr) = Actor::<Unhurried>::listening(Script {
         on_disconnect: hook!(|_actor, _addr, _origin| async { thread::sleep(BLOCKED) }),
@@ -162,7 +164,7 @@ async fn a_hook_that_blocks_its_thread_prolongs_a_shutdown_by_no_more_than_itsel
     assert!(begin.elapsed() < BLOCKED + Duration::from_millis(900), "{:?}", begin.elapsed());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_message_that_blocks_another_thread_is_waited_for() {
     let (begun, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let (actor, addr) = Actor::<Unhurried>::listening(Script {
@@ -209,7 +211,7 @@ impl Drop for Waiting {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn setups_in_flight_are_stopped() {
     let waiting = Arc::new(AtomicUsize::new(0));
     let num_waiting = || waiting.load(Ordering::SeqCst);
@@ -322,12 +324,12 @@ async fn nothing_goes_live_after_the_gate_is_shut() {
     assert_eq!(actor.begun_on_disconnect(), live);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn no_connection_goes_live_after_a_shutdown_has_begun() {
     nothing_goes_live_after_the_gate_is_shut().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 3)]
 async fn no_connection_goes_live_after_a_shutdown_has_begun_on_many_threads() {
     for _ in 0..10 {
         nothing_goes_live_after_the_gate_is_shut().await;

@@ -1,6 +1,8 @@
 //! What still runs for a connection that has ended does not reach its successor at the same address.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     io,
@@ -9,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{in_time, setups::raw_peer};
+use common::{in_time, nodes::listed, setups::raw_peer};
 use futures_util::FutureExt;
 use pea2pea::{
     Config, ConnectionSide, Node, Pea2Pea,
@@ -68,11 +70,11 @@ impl Writing for Late {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 3)]
 async fn a_process_message_that_outlives_its_connection_reaches_no_successor() {
     let (listener, addr) = raw_peer().await;
     let ((begun, begins), (go, go_on), (told, tells)) = (mpsc::channel(), mpsc::channel(), mpsc::channel());
-    let node = Node::new(Config { listener_addr: None, ..Default::default() });
+    let node = listed(Config { listener_addr: None, ..Default::default() });
     let late = Late { node, begun, go_on: Arc::new(Mutex::new(go_on)), told };
     late.enable_reading().await;
     late.enable_writing().await;

@@ -1,6 +1,8 @@
 //! The timeouts of the protocols, and their extreme values: zero fails what would have to wait, the largest never fails.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     io::{self, ErrorKind},
@@ -46,7 +48,7 @@ async fn assert_times_out<const DEPTH: usize>(reader: &Impatient<DEPTH>, since: 
 
 // --- idle ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_silent_peer_is_idle_unless_the_timeout_is_zero_or_the_largest() {
     let (impatient, none, never) = (
         Impatient::<64>::quick().await,
@@ -62,7 +64,7 @@ async fn a_silent_peer_is_idle_unless_the_timeout_is_zero_or_the_largest() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn complete_messages_keep_a_connection_alive_and_partial_ones_do_not() {
     let (alive, dying) = (Impatient::<64>::quick().await, Impatient::<64>::quick().await);
     let (mut alive_peer, alive_addr) = dialled_raw(&alive.node).await;
@@ -83,7 +85,7 @@ async fn complete_messages_keep_a_connection_alive_and_partial_ones_do_not() {
     assert_eq!(alive.node.heuristics().idle_timeouts(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_idle_clock_stands_still_while_the_queue_is_full_and_starts_anew_afterwards() {
     let reader = Impatient::<2>::gated().await;
     let (mut peer, addr) = dialled_raw(&reader.node).await;
@@ -101,7 +103,7 @@ async fn the_idle_clock_stands_still_while_the_queue_is_full_and_starts_anew_aft
     assert_eq!(reader.begun(), b"12");
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_message_that_is_stuck_keeps_no_idle_connection_alive_while_the_queue_has_room() {
     let reader = Impatient::<64>::gated().await;
     let (mut peer, _) = dialled_raw(&reader.node).await;
@@ -111,7 +113,7 @@ async fn a_message_that_is_stuck_keeps_no_idle_connection_alive_while_the_queue_
     assert_eq!(reader.noted.all(), [Noted::Begun(b'1'), ENDED]);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_idle_timeout_ends_a_connection_that_only_sends() {
     let reader = Impatient::<64>::quick().await;
     let (mut peer, addr) = dialled_raw(&reader.node).await;
@@ -130,7 +132,7 @@ async fn an_idle_timeout_ends_a_connection_that_only_sends() {
 
 // --- writing ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_write_timeout_of_zero_fails_only_a_write_that_has_to_wait() {
     let sender = Sender::<64, 0>::noting_ends().await;
     let Narrow { mut peer, addr, .. } = dialled_narrow(&sender.node).await;
@@ -150,7 +152,7 @@ async fn assert_stuck_write_times_out<const TIMEOUT_MS: u64>(sender: &Sender<64,
     sender.ends.wait_for(DisconnectOrigin::Writing).await;
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn write_timeouts_of_one_and_of_almost_the_largest_value_do_not_overflow() {
     let sender = Sender::<64, 1>::noting_ends().await;
     let Narrow { addr, peer: _stalled, .. } = dialled_narrow(&sender.node).await;
@@ -226,7 +228,7 @@ async fn assert_handshake_waits<const TIMEOUT_MS: u64>() {
     assert_eq!(shaker.node.heuristics().handshake_timeouts(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_handshake_has_no_time_at_zero_little_at_one_and_all_at_the_largest() {
     tokio::join!(
         assert_handshake_times_out::<0>(),
@@ -295,7 +297,7 @@ async fn assert_on_disconnect_is_waited_for<const TIMEOUT_MS: u64>() {
     assert_eq!(leaver.noted.all(), ["begun", "done"]);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn on_disconnect_has_one_poll_at_zero_little_at_one_and_all_time_at_the_largest() {
     tokio::join!(
         assert_on_disconnect_is_cut_short::<0>(),
@@ -305,7 +307,7 @@ async fn on_disconnect_has_one_poll_at_zero_little_at_one_and_all_time_at_the_la
     );
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn shut_down_waits_for_an_on_disconnect_without_limit() {
     let (leaver, _peer, _addr) = Leaver::<{ u64::MAX }>::connected().await;
     let mut shutting_down = pin!(leaver.node.shut_down());

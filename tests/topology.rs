@@ -1,6 +1,8 @@
 //! Networks of real nodes: who dials whom in each shape, how many connections that makes, and what is refused.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{collections::BTreeSet, io::ErrorKind, net::SocketAddr};
 
@@ -66,32 +68,32 @@ async fn dials_in(topology: Topology, count: usize) -> Vec<(usize, usize)> {
     dials.into_iter().collect()
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn in_a_line_each_node_dials_the_next() {
     assert_eq!(dials_in(Topology::Line, 2).await, [(0, 1)]);
     assert_eq!(dials_in(Topology::Line, 4).await, [(0, 1), (1, 2), (2, 3)]);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn in_a_ring_the_last_node_dials_the_first_even_if_it_is_the_second() {
     assert_eq!(dials_in(Topology::Ring, 4).await, [(0, 1), (1, 2), (2, 3), (3, 0)]);
     assert_eq!(dials_in(Topology::Ring, 3).await, [(0, 1), (1, 2), (2, 0)]);
     assert_eq!(dials_in(Topology::Ring, 2).await, [(0, 1), (1, 0)]);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn in_a_mesh_each_pair_is_connected_once() {
     assert_eq!(dials_in(Topology::Mesh, 2).await, [(0, 1)]);
     assert_eq!(dials_in(Topology::Mesh, 4).await, [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn in_a_star_all_dial_the_first() {
     assert_eq!(dials_in(Topology::Star, 2).await, [(1, 0)]);
     assert_eq!(dials_in(Topology::Star, 4).await, [(1, 0), (2, 0), (3, 0)]);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn in_a_grid_each_node_dials_its_neighbours_on_the_right_and_below() {
     let grid = |width, height| Topology::Grid { width, height };
     let expected = [(0, 1), (0, 3), (1, 2), (1, 4), (2, 5), (3, 4), (4, 5)];
@@ -101,14 +103,14 @@ async fn in_a_grid_each_node_dials_its_neighbours_on_the_right_and_below() {
     assert_eq!(dials_in(grid(2, 2), 4).await, [(0, 1), (0, 2), (1, 3), (2, 3)]);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn in_a_tree_each_node_dials_its_two_children() {
     assert_eq!(dials_in(Topology::Tree, 2).await, [(0, 1)]);
     assert_eq!(dials_in(Topology::Tree, 6).await, [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5)]);
     assert_eq!(dials_in(Topology::Tree, 7).await.len(), 6);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn in_a_random_network_each_node_dials_as_many_others_as_the_degree_says() {
     const NODES: usize = 5;
     for degree in 0..NODES {
@@ -123,7 +125,7 @@ async fn in_a_random_network_each_node_dials_as_many_others_as_the_degree_says()
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_random_network_is_determined_by_its_seed() {
     let topology = |seed| Topology::Random { degree: 2, seed };
     let first = dials_in(topology(7), 6).await;
@@ -137,23 +139,25 @@ async fn a_random_network_is_determined_by_its_seed() {
 
 #[test]
 fn the_expected_connections_of_large_networks_follow_from_their_shapes() {
-    const NODES: usize = 100;
-    for (topology, expected) in [
-        (Topology::Line, 2 * 99),
-        (Topology::Ring, 2 * 100),
-        (Topology::Mesh, 100 * 99),
-        (Topology::Star, 2 * 99),
-        (Topology::Grid { width: 20, height: 5 }, 2 * (19 * 5 + 20 * 4)),
-        (Topology::Tree, 2 * 99),
-        (Topology::Random { degree: 7, seed: 1 }, 2 * 100 * 7),
-        (Topology::Random { degree: 99, seed: 1 }, 2 * 100 * 99),
-    ] {
-        assert_eq!(topology.num_expected_connections(NODES), expected, "{topology:?}");
-    }
-    assert_eq!(Topology::Mesh.num_expected_connections(1_000_000), 999_999_000_000);
-    for topology in [Topology::Line, Topology::Mesh, Topology::Star, Topology::Tree] {
-        assert_eq!(topology.num_expected_connections(1), 0, "{topology:?}");
-    }
+    ledger::check(|| {
+        const NODES: usize = 100;
+        for (topology, expected) in [
+            (Topology::Line, 2 * 99),
+            (Topology::Ring, 2 * 100),
+            (Topology::Mesh, 100 * 99),
+            (Topology::Star, 2 * 99),
+            (Topology::Grid { width: 20, height: 5 }, 2 * (19 * 5 + 20 * 4)),
+            (Topology::Tree, 2 * 99),
+            (Topology::Random { degree: 7, seed: 1 }, 2 * 100 * 7),
+            (Topology::Random { degree: 99, seed: 1 }, 2 * 100 * 99),
+        ] {
+            assert_eq!(topology.num_expected_connections(NODES), expected, "{topology:?}");
+        }
+        assert_eq!(Topology::Mesh.num_expected_connections(1_000_000), 999_999_000_000);
+        for topology in [Topology::Line, Topology::Mesh, Topology::Star, Topology::Tree] {
+            assert_eq!(topology.num_expected_connections(1), 0, "{topology:?}");
+        }
+    });
 }
 
 /// Checks that a network is refused, before anything is connected.
@@ -164,7 +168,7 @@ async fn assert_invalid(topology: Topology, count: usize) {
     peers.iter().for_each(|peer| assert_vacant(&peer.node));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn fewer_than_two_nodes_are_no_network() {
     for topology in [
         Topology::Line,
@@ -181,21 +185,21 @@ async fn fewer_than_two_nodes_are_no_network() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_dimensions_of_a_grid_have_to_multiply_to_the_number_of_nodes() {
     for (width, height) in [(2, 3), (4, 2), (4, 0), (0, 4), (1, 1), (usize::MAX, usize::MAX), (usize::MAX / 2 + 3, 2)] {
         assert_invalid(Topology::Grid { width, height }, 4).await;
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_degree_has_to_be_below_the_number_of_nodes() {
     for degree in [3, 4, usize::MAX] {
         assert_invalid(Topology::Random { degree, seed: 1 }, 3).await;
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn an_error_of_a_dial_comes_back_and_what_was_connected_stays() {
     let mut peers = peers(3).await;
     peers[2].node = local_node();

@@ -1,6 +1,8 @@
 //! Streams that a handshake puts in the place of the TCP one: both directions, the flush of each batch, the farewell.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     io,
@@ -119,7 +121,7 @@ fn veiling(received: &Events<Vec<u8>>) -> Script<Unhurried> {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn messages_cross_a_wrapped_stream_in_both_directions() {
     let (at_acceptor, at_dialler) = (Events::default(), Events::default());
     let (acceptor, addr) = Actor::listening(veiling(&at_acceptor)).await;
@@ -154,7 +156,7 @@ async fn veiled_pair(hangs: bool, reads: bool, writes: bool) -> (Actor, std::net
     (actor, addr, accepted.unwrap().0)
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn each_batch_on_a_wrapped_stream_is_flushed() {
     let (actor, addr, mut peer) = veiled_pair(false, true, true).await;
     for message in [&b"one"[..], b"two", b"three"] {
@@ -171,7 +173,7 @@ async fn each_batch_on_a_wrapped_stream_is_flushed() {
     assert_eq!(arrived, Veiled::veil(&frame(&[7; 2_345])));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_graceful_end_flushes_a_wrapped_stream_and_shuts_it_down() {
     for (is_shutdown, reads, writes) in
         [(false, true, true), (true, true, true), (false, false, true), (false, true, false), (true, false, false)]
@@ -193,7 +195,7 @@ async fn a_graceful_end_flushes_a_wrapped_stream_and_shuts_it_down() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_wrapped_stream_whose_shutdown_hangs_ends_with_the_flush_bound() {
     for is_shutdown in [false, true] {
         for (reads, writes) in [(false, false), (true, true), (true, false)] {
@@ -214,7 +216,7 @@ async fn a_wrapped_stream_whose_shutdown_hangs_ends_with_the_flush_bound() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn the_end_of_a_wrapped_stream_ends_the_connection() {
     let (actor, addr, mut peer) = veiled_pair(false, true, true).await;
     peer.write_all(&Veiled::veil(&frame(b"x"))).await.unwrap();

@@ -1,6 +1,8 @@
 //! Sending: which error is for what, and how much is accepted.
 
 mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
 
 use std::{
     io::{self, ErrorKind},
@@ -32,7 +34,7 @@ fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
 
 // --- errors ---
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn without_writing_every_send_is_unsupported() {
     let mute = Sender::<64>::mute();
     let (_peer, addr) = dialled_raw(&mute.node).await;
@@ -81,7 +83,7 @@ impl Encoder<String> for LinesCodecWithIoErrors {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn only_the_message_type_has_to_match_the_enabled_writing() {
     let sender = Sender::<64>::plain().await;
     let (mut peer, addr) = dialled_raw(&sender.node).await;
@@ -98,7 +100,7 @@ async fn only_the_message_type_has_to_match_the_enabled_writing() {
     assert_eq!(read_to_eof(&mut peer).await, frame(b"hello"));
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_stranger_and_a_former_peer_are_not_connected() {
     let sender = Sender::<64>::plain().await;
     let (_peer, addr) = dialled_raw(&sender.node).await;
@@ -109,7 +111,7 @@ async fn a_stranger_and_a_former_peer_are_not_connected() {
     sender.broadcast(HELLO).expect("nobody is a fine audience");
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn after_shut_down_every_send_is_not_connected() {
     for sender in [Sender::<64>::plain().await, Sender::mute()] {
         let (_peer, addr) = dialled_raw(&sender.node).await;
@@ -157,7 +159,7 @@ impl OnDisconnect for LastWords {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn what_on_disconnect_sends_arrives() {
     let last_words = LastWords::new().await;
     let (mut peer, addr) = dialled_raw(last_words.node()).await;
@@ -167,7 +169,7 @@ async fn what_on_disconnect_sends_arrives() {
     assert_eq!(frames(&read_to_eof(&mut peer).await), [b"hello", b"hello"]);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn when_the_writer_has_failed_on_disconnect_gets_broken_pipe() {
     let last_words = LastWords::new().await;
     let (peer, addr) = dialled_raw(last_words.node()).await;
@@ -183,7 +185,7 @@ async fn when_the_writer_has_failed_on_disconnect_gets_broken_pipe() {
     assert_eq!(last_words.results.all(), [Err(ErrorKind::BrokenPipe), Err(ErrorKind::BrokenPipe)]);
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_writer_that_fails_during_on_disconnect_leaves_broken_pipe() {
     let last_words = LastWords::new().await;
     let (peer, addr) = dialled_raw(last_words.node()).await;
@@ -228,7 +230,7 @@ async fn assert_bursts_are_accepted_up_to_the_depth<const DEPTH: usize>() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(crate = "ledger")]
 async fn a_burst_on_an_idle_connection_is_accepted_up_to_exactly_the_depth() {
     assert_bursts_are_accepted_up_to_the_depth::<1>().await;
     assert_bursts_are_accepted_up_to_the_depth::<5>().await;
@@ -250,7 +252,7 @@ async fn assert_stalled_acceptance_is_bounded<const DEPTH: usize>(size: usize) {
     println!("{accepted} of {wire} bytes: {} of {bound}", accepted * wire);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_does_not_read_always_ends_in_quota_exceeded() {
     tokio::join!(
         assert_stalled_acceptance_is_bounded::<1>(16),

@@ -19,7 +19,7 @@ use tokio_util::{
     codec::{Decoder, Encoder, LengthDelimitedCodec},
 };
 
-use super::{Events, PATIENCE, local_config, wait_until};
+use super::{Events, PATIENCE, local_config, nodes::listed, wait_until};
 
 /// The constants of an actor's protocols.
 pub trait Tuning: Clone + Send + Sync + 'static {
@@ -99,7 +99,7 @@ impl<T: Tuning> fmt::Debug for Actor<T> {
 impl<T: Tuning> Actor<T> {
     /// Makes an actor, with the protocols of its script enabled.
     pub async fn new(config: Config, script: Script<T>) -> Self {
-        let actor = Self { node: Node::new(config), script: Arc::new(script), begun: Arc::default() };
+        let actor = Self { node: listed(config), script: Arc::new(script), begun: Arc::default() };
         if actor.script.handshake.is_some() {
             actor.enable_handshake().await;
         }

@@ -1,9 +1,13 @@
-//! The allocator of these tests: the system's, with the bytes in use and their peak counted.
+//! The allocator of these tests: the system's, with the bytes in use and their peak counted, and for each thread what it
+//! does itself.
 
 #![allow(dead_code, reason = "each target uses the part it needs")]
+#![allow(unsafe_code, reason = "an allocator that counts")]
+#![allow(unreachable_pub, reason = "all of it is private to the tests")]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
@@ -14,6 +18,21 @@ static COUNTING: Counting = Counting;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static IN_USE_BY_THREAD: Cell<isize> = const { Cell::new(0) };
+    static ALLOCATIONS_OF_THREAD: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The bytes that this thread has allocated, less those that it has freed. A test on one thread has its own figure.
+pub fn in_use_by_thread() -> isize {
+    IN_USE_BY_THREAD.get()
+}
+
+/// How often this thread has allocated so far.
+pub fn allocations_of_thread() -> u64 {
+    ALLOCATIONS_OF_THREAD.get()
+}
 
 /// The bytes that are allocated now.
 pub fn in_use() -> usize {
@@ -34,6 +53,14 @@ fn grow(size: usize) {
     if in_use > PEAK.load(Relaxed) {
         PEAK.fetch_max(in_use, Relaxed);
     }
+    // Out of reach while the thread ends.
+    _ = IN_USE_BY_THREAD.try_with(|bytes| bytes.set(bytes.get() + size.cast_signed()));
+    _ = ALLOCATIONS_OF_THREAD.try_with(|count| count.set(count.get() + 1));
+}
+
+fn shrink(size: usize) {
+    IN_USE.fetch_sub(size, Relaxed);
+    _ = IN_USE_BY_THREAD.try_with(|bytes| bytes.set(bytes.get() - size.cast_signed()));
 }
 
 // SAFETY: hands everything over to the system's allocator.
@@ -49,13 +76,13 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Relaxed);
+        shrink(layout.size());
         unsafe { System.dealloc(memory, layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         grow(size);
-        IN_USE.fetch_sub(layout.size(), Relaxed);
+        shrink(layout.size());
         unsafe { System.realloc(memory, layout, size) }
     }
 }

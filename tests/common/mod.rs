@@ -29,7 +29,7 @@ pub fn local_config() -> Config {
 }
 
 pub fn local_node() -> Node {
-    Node::new(local_config())
+    nodes::listed(local_config())
 }
 
 /// Waits until the condition holds; panics with its description when it takes too long.
@@ -127,5 +127,7 @@ pub fn keep_deliberate_panics_quiet() {
         }));
     });
 }
+
+pub mod nodes;
 
 pub mod reader;

@@ -20,11 +20,11 @@ use tokio::{
 };
 use tokio_util::{bytes::BytesMut, codec::BytesCodec};
 
-use super::{in_time, poll_times, wait_until};
+use super::{in_time, nodes::listed, poll_times, wait_until};
 
 /// A node that listens, and where.
 pub async fn listening(config: Config) -> (Node, SocketAddr) {
-    let node = Node::new(config);
+    let node = listed(config);
     let addr = node.toggle_listener().await.unwrap().unwrap();
     (node, addr)
 }
@@ -81,7 +81,7 @@ pub struct Gated {
 
 impl Gated {
     pub async fn new(config: Config) -> Self {
-        let gated = Self { node: Node::new(config), gate: Arc::new(Semaphore::new(0)), begun: Arc::default() };
+        let gated = Self { node: listed(config), gate: Arc::new(Semaphore::new(0)), begun: Arc::default() };
         gated.enable_handshake().await;
         gated
     }
@@ -132,7 +132,7 @@ pub struct Lingering {
 
 impl Lingering {
     pub async fn new(config: Config) -> Self {
-        let lingering = Self { node: Node::new(config), gate: Arc::new(Semaphore::new(0)) };
+        let lingering = Self { node: listed(config), gate: Arc::new(Semaphore::new(0)) };
         lingering.enable_on_disconnect().await;
         lingering
     }
@@ -181,7 +181,7 @@ impl Commanded {
     pub const HANG_UP: &[u8] = b"";
 
     pub async fn new(config: Config) -> Self {
-        let commanded = Self { node: Node::new(config) };
+        let commanded = Self { node: listed(config) };
         commanded.enable_handshake().await;
         commanded.enable_reading().await;
         commanded

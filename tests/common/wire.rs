@@ -67,6 +67,11 @@ static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     (0..LARGE + 4_096).map(|_| random.next() as u8).collect()
 });
 
+/// Makes what the contents of all messages are cut from; the first content would.
+pub fn make_noise() {
+    LazyLock::force(&NOISE);
+}
+
 /// A message whose size and content follow from who sends it and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Numbered {

@@ -6,6 +6,9 @@ mod config;
 mod connection;
 mod error;
 mod framing;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod heuristics;
 mod hooks;
 mod kernel;
@@ -22,6 +25,7 @@ mod registry;
 mod scope;
 mod scratch;
 mod stats;
+mod sync;
 mod task;
 mod topology;
 mod transport;

@@ -6,7 +6,6 @@
 use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::AbortHandle};
 
 use crate::{
@@ -14,6 +13,7 @@ use crate::{
     framing::read::ReadEnd,
     hooks::RunWriter,
     outbox::{AnyOutbox, MAX_FLUSH_TIME},
+    sync::Mutex,
     task::dispose,
     transport::{ReadHalf, WriteHalf, say_farewell},
 };

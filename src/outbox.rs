@@ -15,20 +15,16 @@ use std::{
     future::Future,
     io,
     pin::pin,
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
 use tokio_util::codec::Encoder;
 
 use crate::{
     press::{Batch, Item, Press, Receipt},
     scratch,
+    sync::{AtomicBool, Mutex, MutexGuard, OnceLock, Ordering},
     task::dispose_all,
 };
 

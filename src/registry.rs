@@ -19,10 +19,9 @@ use std::{
     sync::Arc,
 };
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::{addr_hash::AddrHash, connection::DisconnectOrigin};
+use crate::{addr_hash::AddrHash, connection::DisconnectOrigin, sync::Mutex};
 
 /// Why an address gets no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

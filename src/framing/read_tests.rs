@@ -322,3 +322,12 @@ fn the_idle_time_runs_from_the_first_turn_even_one_without_budget() {
         assert!(matches!(end, Ok(ReadEnd::Idle)), "{end:?}");
     });
 }
+
+proptest! {
+    #[test]
+    fn whatever_stream_decoder_and_process_do_each_message_is_whole_in_order_and_counted(
+        decisions in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        run(crate::fuzzing::check_read_loop(&decisions));
+    }
+}

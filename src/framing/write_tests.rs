@@ -267,3 +267,13 @@ fn a_burst_from_idle_takes_exactly_the_depth_and_a_streaming_connection_a_batch_
         writer.abort();
     });
 }
+
+proptest! {
+    #[test]
+    fn whatever_sender_encoder_and_stream_do_each_message_has_its_bytes_its_place_and_its_receipt(
+        decisions in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(crate::fuzzing::check_write_loop(&decisions));
+    }
+}

@@ -26,6 +26,8 @@ use crate::{
 };
 
 mod ending;
+#[cfg(all(test, pea2pea_schedules))]
+mod schedules;
 mod setup;
 mod shutdown;
 

@@ -1,8 +1,8 @@
 //! C10k: one node that serves 10,000 clients at once.
 //!
-//! Shows that one process holds that many connections, and what each of them takes. This process listens; it starts itself
-//! again as a second one, which has 10,000 nodes that dial (a node has one connection to an address). Each client
-//! says hello and is answered, so each of the connections is seen to work in both directions.
+//! Shows that one process holds that many connections, and what each of them takes. This process listens; it starts
+//! itself again as a second one, which has 10,000 nodes that dial (a node has one connection to an address). Each
+//! client says hello and is answered, so each of the connections is seen to work in both directions.
 //!
 //! Run it with
 //!
@@ -14,11 +14,21 @@
 //! You will see, with a progress bar in a terminal:
 //!
 //! ```text
+//! one process listens, another one dials 10000 times
+//! [##############################] 10000/10000 connected
+//! 10000 connections after 3.0 s
+//! [##############################] 10000/10000 answered
+//! verified: 10000 of 10000 clients said hello and were answered
+//! that took 1020 ms
+//! memory per connection here: 2111 bytes
+//! the same after the hellos: 2616 bytes
+//! memory per client there, a node with its connection: 3948 bytes
+//! verified: all clients have gone, and 0 connections are left
 //! ```
 //!
-//! Each end of a connection takes a file descriptor. If `ulimit -n` allows too few of them, the example says which number
-//! to set. The memory is the growth of `VmRSS` in `/proc/self/status`, divided by the number of connections (for the other
-//! process, of clients): a bit more than the heap in use, and without the system's socket buffers.
+//! Each end of a connection takes a file descriptor. If `ulimit -n` allows too few of them, the example says which
+//! number to set. The memory is the growth of `VmRSS` in `/proc/self/status`, divided by the number of connections (for
+//! the other process, of clients): a bit more than the heap in use, and without the system's socket buffers.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -375,4 +385,4 @@ const BAR: usize = 30;
 const DIALS_AT_ONCE: usize = 64;
 
 /// Without a new connection or message for this long, none will come.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);

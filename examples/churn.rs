@@ -1,7 +1,8 @@
 //! Churn: 100 clients connect, ping, wait for the pong, and disconnect, over and over again.
 //!
-//! Shows that connections come and go at a high rate without leaving anything behind. Each client is a node of its own, and
-//! goes through whole lives of connections: a dial, both hooks at both ends, one message in each direction, a clean end.
+//! Shows that connections come and go at a high rate without leaving anything behind. Each client is a node of its own,
+//! and goes through whole lives of connections: a dial, both hooks at both ends, one message in each direction, a clean
+//! end.
 //!
 //! Run it with
 //!
@@ -13,6 +14,14 @@
 //! terminal, else once a second. Then it counts:
 //!
 //! ```text
+//! 100 clients, one server
+//!   1967 cycles/s, 1967 in all
+//! (and so on, on a busy machine, without --release)
+//! 23022 cycles in 12.0 s: 1914 per second
+//! on_connect 46044 times, on_disconnect 46044 times, at both ends together
+//! verified: as many ends as beginnings; no connection left
+//! verified: 15 file descriptors, before and after
+//! a client had to wait for a free port 0 times
 //! ```
 //!
 //! A client's system keeps the port of a connection for a while after its end. Linux gives such ports out again after a
@@ -98,9 +107,20 @@ async fn churn(server: &Member, clients: &[Member], tally: &Tally) -> io::Result
     })
     .await?;
 
+    // The last sockets are closed a little later than their connections are gone.
+    in_time("the last closed socket", async {
+        while num_descriptors() > descriptors {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await?;
+
     let cycles = tally.cycles.load(Relaxed);
     let (connects, disconnects) = (tally.connects.load(Relaxed), tally.disconnects.load(Relaxed));
-    println!("\n{cycles} cycles in {took:.1} s: {:.0} per second", cycles as f64 / took);
+    if io::stdout().is_terminal() {
+        println!();
+    }
+    println!("{cycles} cycles in {took:.1} s: {:.0} per second", cycles as f64 / took);
     println!("on_connect {connects} times, on_disconnect {disconnects} times, at both ends together");
     require(cycles > 0 && connects == 2 * cycles, "each cycle is one on_connect at each end")?;
     require(connects == disconnects, "each on_connect has its on_disconnect")?;

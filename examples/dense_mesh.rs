@@ -1,9 +1,9 @@
 //! A dense mesh: 200 nodes, each connected with each other one, that is 19,900 connections with 39,800 ends.
 //!
-//! Shows what a node and an end of a connection cost, and that a broadcast from everybody to everybody arrives. Each end
-//! takes a file descriptor; so the nodes are spread over as many processes as the limit of this system asks for (at least
-//! two, so that the mesh is one between processes too). The program starts itself again for them; they get orders, a line
-//! each, and answer with a line.
+//! Shows what a node and an end of a connection cost, and that a broadcast from everybody to everybody arrives. Each
+//! end takes a file descriptor; so the nodes are spread over as many processes as the limit of this system asks for (at
+//! least two, so that the mesh is one between processes too). The program starts itself again for them; they get
+//! orders, a line each, and answer with a line.
 //!
 //! Run it with
 //!
@@ -15,11 +15,19 @@
 //! where the number is that of the nodes. You will see:
 //!
 //! ```text
+//! 200 nodes in 3 processes; 19900 connections, 39800 ends
+//! connected in 2.6 s
+//! each node told all others in 1207 ms: 39800 messages
+//! verified: each node heard each other one exactly once
+//! verified: all nodes are shut down, and 0 connections are left
+//! memory per node that listens: 3338 bytes
+//! memory per end of a connection: 2091 bytes
+//! the same after the broadcast: 2587 bytes
 //! ```
 //!
-//! The memory is what `/proc/self/status` has as `VmRSS`, of all the processes together, divided by the number of nodes or
-//! ends. So it is a bit more than the heap in use: it has what the allocator holds back, and the runtime's share. The
-//! system's socket buffers are not in it. Where there is no `/proc`, there is no figure.
+//! The memory is what `/proc/self/status` has as `VmRSS`, of all the processes together, divided by the number of nodes
+//! or ends. So it is a bit more than the heap in use: it has what the allocator holds back, and the runtime's share.
+//! The system's socket buffers are not in it. Where there is no `/proc`, there is no figure.
 //!
 //! Exit code 0 means that each node heard each other one exactly once, and that nothing was left at the end.
 
@@ -71,7 +79,8 @@ fn conduct(nodes: usize) -> io::Result<()> {
     // Each node has an end of each connection and a listener; each process needs some more.
     let room = descriptor_limit().unwrap_or(1_024).saturating_sub(100);
     require(room > nodes, "one node's connections fit into a process: raise the limit with `ulimit -n 20000`")?;
-    let per_process = (room / nodes).min(nodes.div_ceil(2));
+    let processes = nodes.div_ceil(room / nodes).max(2);
+    let per_process = nodes.div_ceil(processes);
     let mut workers = Vec::new();
     for first in (0..nodes).step_by(per_process) {
         workers.push(Worker::start(nodes, first, per_process.min(nodes - first))?);
@@ -203,6 +212,10 @@ fn obey(all: &str, first: &str, count: &str) -> io::Result<()> {
     let (all, first, count): (usize, usize, usize) = (number(all)?, number(first)?, number(count)?);
     let runtime = Builder::new_multi_thread().enable_all().build()?;
     let mut members: Vec<Member> = Vec::new();
+    // One node that comes and goes: what only the first one costs is not to be counted.
+    for passing in runtime.block_on(start_all(all, first, 1))? {
+        runtime.block_on(passing.node.shut_down());
+    }
     for line in io::stdin().lock().lines() {
         let line = line?;
         let (order, arguments) = line.split_once(' ').unwrap_or((&line, ""));
@@ -374,4 +387,4 @@ fn require(holds: bool, claim: &str) -> io::Result<()> {
 }
 
 /// Without a new connection or message for this long, none will come.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! The dining philosophers: five nodes in a ring, one fork on each connection, and nobody starves.
 //!
-//! Shows how nodes agree without anyone in the middle. Neighbours share a fork, and one needs two forks to eat. A fork is a
-//! message: who holds it can send it to the other end of the connection. The rules are those of Chandy and Misra:
+//! Shows how nodes agree without anyone in the middle. Neighbours share a fork, and one needs two forks to eat. A fork
+//! is a message: who holds it can send it to the other end of the connection. The rules are those of Chandy and Misra:
 //!
 //! - Forks are dirty at first, and the one with the lower number of the two holds it.
 //! - Who is hungry asks for the forks it lacks.
@@ -40,8 +40,8 @@
 //!     Confucius  had 8 meals
 //! ```
 //!
-//! They go on until the last of them has eaten its number of meals. Verified at the end: that nobody ate beside an eating
-//! neighbour, and that there are still as many forks as connections. Ctrl-C ends it sooner.
+//! They go on until the last of them has eaten its number of meals. Verified at the end: that nobody ate beside an
+//! eating neighbour, and that there are still as many forks as connections. Ctrl-C ends it sooner.
 
 #[path = "common/mod.rs"]
 mod common;

@@ -1,10 +1,11 @@
 //! A duel: a handshake in which order and timing matter.
 //!
-//! Shows what a `Handshake` can do beyond an exchange of versions: it is a whole protocol over the bare stream, before the
-//! connection is live and before anything is framed. Both sides
+//! Shows what a `Handshake` can do beyond an exchange of versions: it is a whole protocol over the bare stream, before
+//! the connection is live and before anything is framed. Both sides
 //!
 //! 1. name a number of paces, and take the larger one,
-//! 2. walk: one byte for each pace, in step; anything else instead of it is cheating, and the handshake refuses the peer,
+//! 2. walk: one byte for each pace, in step; anything else instead of it is cheating, and the handshake refuses the
+//!    peer,
 //! 3. turn, and wait until the other one has turned: who never does runs into `Handshake::TIMEOUT_MS`,
 //! 4. fire as fast as they can: who is hit first says so and has lost.
 //!

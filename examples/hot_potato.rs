@@ -1,9 +1,9 @@
 //! Hot potato: eight players in a full mesh throw a potato; in whose hands it explodes is out, and the last one wins.
 //!
 //! Shows a token that travels over a `Topology::Mesh`: whoever has it picks one of its peers and sends it there, so the
-//! connections alone make sure that nobody else has it. Players who are out shut their node down, and the mesh shrinks. A
-//! referee, who sees every catch and every throw, verifies that the potato is never in two pairs of hands, that no throw
-//! gets lost, and that none is caught twice.
+//! connections alone make sure that nobody else has it. Players who are out shut their node down, and the mesh shrinks.
+//! A referee, who sees every catch and every throw, verifies that the potato is never in two pairs of hands, that no
+//! throw gets lost, and that none is caught twice.
 //!
 //! Run it with
 //!

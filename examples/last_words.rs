@@ -1,7 +1,8 @@
 //! Last words: `OnDisconnect` says farewell over the connection that is about to end.
 //!
-//! Shows that the hook runs while the connection is still listed and writable, which endings that is good for, and which not:
-//! a guest dials a host, the connection ends in one of seven ways, and each time the guest tries to send its last words.
+//! Shows that the hook runs while the connection is still listed and writable, which endings that is good for, and
+//! which not: a guest dials a host, the connection ends in one of seven ways, and each time the guest tries to send its
+//! last words.
 //!
 //! Run it with
 //!
@@ -23,11 +24,13 @@
 //! verified: 7 endings, and the words arrived in those that promise it
 //! ```
 //!
-//! The receipt of the words tells that the system has taken them, and nothing about the other end: when the host has hung
-//! up, nobody reads there any more, though the guest's system takes the words all the same. After a write error nothing can
-//! follow the piece of a message that may have been written; and a process that is killed, or loses its power, runs no hook.
+//! The receipt of the words tells that the system has taken them, and nothing about the other end: when the host has
+//! hung up, nobody reads there any more, though the guest's system takes the words all the same. After a write error
+//! nothing can follow the piece of a message that may have been written; and a process that is killed, or loses its
+//! power, runs no hook.
 //!
-//! Exit code 0 means that the words arrived where this table says so, before the end of the connection, and nowhere else.
+//! Exit code 0 means that the words arrived where this table says so, before the end of the connection, and nowhere
+//! else.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -37,6 +40,7 @@ use std::{
     io::{self, Read},
     net::SocketAddr,
     process::{Command, ExitCode, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -46,7 +50,11 @@ use pea2pea::{
     Config, ConnectionSide, DisconnectOrigin, Node, Pea2Pea,
     protocols::{OnConnect, OnDisconnect, Reading, Writing},
 };
-use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::spawn_blocking,
+    time::timeout,
+};
 use tokio_util::codec::LengthDelimitedCodec;
 
 #[tokio::main]
@@ -108,11 +116,13 @@ async fn ended(
             Ending::HostHangsUp => {
                 host.node.disconnect(guest_addr).await;
             }
-            // It panics by itself.
-            Ending::Panics | Ending::Killed => {}
+            // The hook waits for this, so that the host has seen the guest come before it goes.
+            Ending::Panics => host.unicast_fast(guest_addr, Bytes::from_static(b"boo!"))?,
+            // Another process, elsewhere.
+            Ending::Killed => {}
         }
         let Event::Spoke { origin, receipt } = next(&mut at_guest).await? else {
-            return Err(io::Error::other("the guest was spoken to"));
+            return Err(io::Error::other("the guest reports something else than its last words"));
         };
         let receipt = if receipt.is_ok() { "taken" } else { "refused" };
         print!("{:36} {:15} {receipt:10} ", ending.name(), format!("{origin:?}"));
@@ -203,6 +213,8 @@ struct Member {
     node: Node,
     role: Role,
     events: mpsc::UnboundedSender<Event>,
+    /// Tells a guest's `on_connect` that the host has said something.
+    startled: Arc<Notify>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -223,13 +235,12 @@ impl Member {
     async fn start(role: Role) -> (Self, mpsc::UnboundedReceiver<Event>) {
         let node = Node::new(Config {
             listener_addr: Some(([127, 0, 0, 1], 0).into()),
-            // A guest may come while the one before, from the same IP address, still has its place: it has that until its
-            // `on_disconnect` is over.
+            // A guest may come while the host's end of the connection before is not quite over, and counts.
             max_connections_per_ip: 2,
             ..Default::default()
         });
         let (sender, events) = mpsc::unbounded_channel();
-        let member = Self { node, role, events: sender };
+        let member = Self { node, role, events: sender, startled: Arc::default() };
         member.enable_reading().await;
         member.enable_writing().await;
         member.enable_on_connect().await;
@@ -279,7 +290,10 @@ impl OnConnect for Member {
             Role::Host => self.note(Event::Connected(addr)),
             Role::Guest => {}
             // A panic, without the message that would spoil the table.
-            Role::ClumsyGuest => std::panic::resume_unwind(Box::new("oops")),
+            Role::ClumsyGuest => {
+                self.startled.notified().await;
+                std::panic::resume_unwind(Box::new("oops"))
+            }
         }
     }
 }
@@ -293,7 +307,10 @@ impl Reading for Member {
     }
 
     async fn process_message(&self, _source: SocketAddr, message: Self::Message) {
-        self.note(Event::Heard(String::from_utf8_lossy(&message).into_owned()));
+        match self.role {
+            Role::Host => self.note(Event::Heard(String::from_utf8_lossy(&message).into_owned())),
+            Role::Guest | Role::ClumsyGuest => self.startled.notify_one(),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The telephone game: a sentence is whispered down a line of nodes, and a sound gets lost at each hop.
 //!
-//! Shows how a node hands a message on: the nodes stand in a `Topology::Line`, and each of them knows its successor as the
-//! peer that it dialled itself (`ConnectionSide::Responder`). At the end of each round, what the last player heard is
-//! compared with what the chain of all the mishearings gives.
+//! Shows how a node hands a message on: the nodes stand in a `Topology::Line`, and each of them knows its successor as
+//! the peer that it dialled itself (`ConnectionSide::Responder`). At the end of each round, what the last player heard
+//! is compared with what the chain of all the mishearings gives.
 //!
 //! Run it with
 //!
@@ -11,8 +11,8 @@
 //! cargo run --example telephone_game -- "your own sentence"
 //! ```
 //!
-//! Each run goes wrong in another way (with `EXAMPLE_SHORT=1`, always in the same one). You will see, in colour and one line
-//! at a time:
+//! Each run goes wrong in another way (with `EXAMPLE_SHORT=1`, always in the same one). You will see, in colour and one
+//! line at a time:
 //!
 //! ```text
 //! 9 players stand in a line, with 16 ends of connections

@@ -16,24 +16,65 @@ pub(crate) use explored::{AtomicBool, Mutex, MutexGuard, OnceLock, Ordering};
 /// Shuttle's types in the form of the ordinary ones.
 #[cfg(all(test, pea2pea_schedules))]
 mod explored {
-    use std::sync::PoisonError;
-
-    pub(crate) use shuttle::sync::{
-        MutexGuard,
-        atomic::{AtomicBool, Ordering},
+    use std::{
+        ops::{Deref, DerefMut},
+        sync::PoisonError,
     };
+
+    pub(crate) use shuttle::sync::atomic::{AtomicBool, Ordering};
 
     /// A lock that knows no poison.
     #[derive(Debug)]
-    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
+    pub(crate) struct Mutex<T> {
+        lock: shuttle::sync::Mutex<T>,
+        /// What is asked after each release.
+        turn: AtomicBool,
+    }
 
     impl<T> Mutex<T> {
         pub(crate) fn new(value: T) -> Self {
-            Self(shuttle::sync::Mutex::new(value))
+            Self { lock: shuttle::sync::Mutex::new(value), turn: AtomicBool::new(false) }
         }
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+            let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            MutexGuard { guard: Some(guard), turn: &self.turn }
+        }
+    }
+
+    /// Gives way once more when the lock is free: what follows may be a step that shuttle does not know of.
+    pub(crate) struct MutexGuard<'a, T> {
+        /// `None` while it is dropped.
+        guard: Option<shuttle::sync::MutexGuard<'a, T>>,
+        turn: &'a AtomicBool,
+    }
+
+    impl<T> Deref for MutexGuard<'_, T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            match &self.guard {
+                Some(guard) => guard,
+                None => unreachable!("it is there until it is dropped"),
+            }
+        }
+    }
+
+    impl<T> DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            match &mut self.guard {
+                Some(guard) => guard,
+                None => unreachable!("it is there until it is dropped"),
+            }
+        }
+    }
+
+    impl<T> Drop for MutexGuard<'_, T> {
+        fn drop(&mut self) {
+            drop(self.guard.take());
+            if !std::thread::panicking() {
+                self.turn.load(Ordering::SeqCst);
+            }
         }
     }
 

@@ -36,16 +36,17 @@ fn a_connection_ends_once_for_one_reason_and_its_successor_by_its_own() {
         let end_of_input = stage.end_of_input(&first);
         drop(first);
 
-        let disconnects: Vec<_> = (0..2)
-            .map(|_| {
-                let stage = stage.clone();
-                thread::spawn(move || {
-                    let has_ended = stage.disconnect(addr(1));
-                    stage.check();
-                    has_ended
-                })
+        let disconnects = [0, below(40)].map(|delay| {
+            let stage = stage.clone();
+            thread::spawn(move || {
+                for _ in 0..delay {
+                    thread::yield_now();
+                }
+                let has_ended = stage.disconnect(addr(1));
+                stage.check();
+                has_ended
             })
-            .collect();
+        });
         let own_end = thread::spawn(move || block_on(end_of_input));
         let redial = {
             let (stage, peer) = (stage.clone(), peers[1].clone());

@@ -2,7 +2,8 @@
 //!
 //! - `workload` says what is done and which figures that gives; `plan` lists the rows of each question, quick and full.
 //! - `raw` is the yardstick, written by hand on tokio; `node` is a node of the crate under test. `node` is compiled once per
-//!   crate: it finds the crate as `super::p2p`, so a module that names the crate so and includes the file is a contender.
+//!   contender: it finds the crate as `super::p2p` and what its connections speak as `super::wire` (`plain`, for those that do
+//!   not encrypt), so a module that has both and includes the file is a contender.
 //! - `clients` has the peers that are the same for every contender, where only the receiving end is under test.
 //! - `measure` lets the contenders run in turn; `figures` and `table` make the medians, the ratios and the print;
 //!   `harness` is the whole of a bench but its rows.

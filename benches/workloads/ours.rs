@@ -4,6 +4,8 @@ pub use pea2pea as p2p;
 
 #[path = "node/mod.rs"]
 pub mod node;
+#[path = "plain.rs"]
+pub mod wire;
 
 use super::workload::Contender;
 

@@ -4,3 +4,5 @@ pub use published as p2p;
 
 #[path = "../../workloads/node/mod.rs"]
 pub mod node;
+#[path = "../../workloads/plain.rs"]
+pub mod wire;

@@ -1,4 +1,4 @@
-//! A node as a contender. Compiled once per crate, which the parent module names `p2p`.
+//! A node as a contender. Compiled once per crate and wire, which the parent module names `p2p` and `wire`.
 
 mod idle;
 mod many;
@@ -13,14 +13,14 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::yield_now};
-use tokio_util::{
-    bytes::{Bytes, BytesMut},
-    codec::LengthDelimitedCodec,
-};
+use tokio_util::bytes::{Bytes, BytesMut};
 
-use super::p2p::{
-    Config, Connection, ConnectionSide, DisconnectOrigin, Node, Pea2Pea,
-    protocols::{Handshake, OnConnect, OnDisconnect, Reading, Writing},
+use super::{
+    p2p::{
+        Config, Connection, ConnectionSide, DisconnectOrigin, Node, Pea2Pea,
+        protocols::{Handshake, OnConnect, OnDisconnect, Reading, Writing},
+    },
+    wire::{Decoding, Encoding, Wire},
 };
 use crate::workloads::{
     clients,
@@ -61,6 +61,7 @@ pub fn run(workload: &Workload, workers: usize) -> Option<Sample> {
 #[derive(Clone)]
 pub struct Peer {
     node: Node,
+    wire: Wire,
     duty: Arc<Duty>,
 }
 
@@ -91,7 +92,7 @@ impl Peer {
             connection_timeout_ms: 30_000,
             ..Default::default()
         };
-        let peer = Self { node: Node::new(config), duty: Arc::new(duty) };
+        let peer = Self { node: Node::new(config), wire: Default::default(), duty: Arc::new(duty) };
         peer.enable_handshake().await;
         peer.enable_reading().await;
         peer.enable_writing().await;
@@ -153,18 +154,17 @@ impl Pea2Pea for Peer {
 }
 
 impl Handshake for Peer {
-    async fn perform_handshake(&self, mut connection: Connection) -> io::Result<Connection> {
-        self.borrow_stream(&mut connection).set_nodelay(true)?;
-        Ok(connection)
+    async fn perform_handshake(&self, connection: Connection) -> io::Result<Connection> {
+        self.wire.secure(self, connection).await
     }
 }
 
 impl Reading for Peer {
     type Message = BytesMut;
-    type Codec = LengthDelimitedCodec;
+    type Codec = Decoding;
 
-    fn codec(&self, _: SocketAddr, _: ConnectionSide) -> Self::Codec {
-        LengthDelimitedCodec::new()
+    fn codec(&self, addr: SocketAddr, _: ConnectionSide) -> Self::Codec {
+        self.wire.decoding(addr)
     }
 
     async fn process_message(&self, source: SocketAddr, message: BytesMut) {
@@ -190,10 +190,10 @@ impl Reading for Peer {
 
 impl Writing for Peer {
     type Message = Bytes;
-    type Codec = LengthDelimitedCodec;
+    type Codec = Encoding;
 
-    fn codec(&self, _: SocketAddr, _: ConnectionSide) -> Self::Codec {
-        LengthDelimitedCodec::new()
+    fn codec(&self, addr: SocketAddr, _: ConnectionSide) -> Self::Codec {
+        self.wire.encoding(addr)
     }
 }
 
@@ -202,7 +202,9 @@ impl OnConnect for Peer {
 }
 
 impl OnDisconnect for Peer {
-    async fn on_disconnect(&self, _: SocketAddr, _: DisconnectOrigin) {}
+    async fn on_disconnect(&self, addr: SocketAddr, _: DisconnectOrigin) {
+        self.wire.end(addr);
+    }
 }
 
 /// The bound of every wait for connections.

@@ -4,8 +4,14 @@
 mod libp2p;
 #[cfg(feature = "message-io")]
 mod message_io;
+#[cfg(feature = "secure")]
+#[allow(clippy::duplicate_mod, reason = "one source, two wires that are compared")]
+mod noise;
 #[cfg(feature = "tentacle")]
 mod tentacle;
+#[cfg(feature = "secure")]
+#[allow(clippy::duplicate_mod, reason = "one source, two wires that are compared")]
+mod tls;
 
 use crate::{
     published,
@@ -23,7 +29,17 @@ pub const ALL: &[Contender] = &[
     tentacle::CONTENDER,
     #[cfg(feature = "libp2p")]
     libp2p::CONTENDER,
+    #[cfg(feature = "secure")]
+    noise::CONTENDER,
+    #[cfg(feature = "secure")]
+    tls::CONTENDER,
 ];
+
+/// What encrypts, and so is compared with what else encrypts.
+pub const ENCRYPTED_OURS: &[&str] = &["ours+noise", "ours+tls"];
+
+/// The others that encrypt.
+pub const ENCRYPTED_PEERS: &[&str] = &["libp2p"];
 
 /// Returns those that `BENCH_PEERS` names, separated by commas; all of them if it is not set. This crate and raw tokio always
 /// take part.

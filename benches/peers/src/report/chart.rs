@@ -118,6 +118,8 @@ fn legend_name(name: &str) -> String {
     match name {
         "ours" => "pea2pea (this crate)".to_owned(),
         "libp2p" => "libp2p (encrypted)".to_owned(),
+        "ours+noise" => "pea2pea with Noise".to_owned(),
+        "ours+tls" => "pea2pea with TLS".to_owned(),
         name if name.starts_with(|first: char| first.is_ascii_digit()) => format!("pea2pea {name}"),
         name => name.to_owned(),
     }
@@ -216,11 +218,13 @@ text { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; fo
 .grid { stroke: #d1d9e0; stroke-width: 1 }
 .page { fill: #ffffff }
 .c0 { fill: #0072b2 } .c1 { fill: #7d8590 } .c2 { fill: #e69f00 } .c3 { fill: #009e73 } .c4 { fill: #cc79a7 } .c5 { fill: #d55e00 }
+.c6 { fill: #004c80 } .c7 { fill: #8c6bb1 }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 }
 .tick, .axis, .foot { fill: #9198a1 }
 .grid { stroke: #3d444d }
 .page { fill: #0d1117 }
 .c0 { fill: #56b4e9 } .c1 { fill: #8b949e } .c2 { fill: #f0b93a } .c3 { fill: #2fc493 } .c4 { fill: #dc95bd } .c5 { fill: #f0813a }
+.c6 { fill: #9fd3f2 } .c7 { fill: #bfa5dd }
 }
 ";

@@ -1,9 +1,12 @@
 //! The page: markdown with tables of values and of ratios; and the rounds behind them, as comma-separated values.
 
 use super::{PUBLISHED, RAW, Report, versions};
-use crate::workloads::{
-    figures::{Row, Spread, readable},
-    machine,
+use crate::{
+    contenders::{ENCRYPTED_OURS, ENCRYPTED_PEERS},
+    workloads::{
+        figures::{Row, Spread, readable},
+        machine,
+    },
 };
 
 /// Makes the page; `charts` has titles and files.
@@ -37,12 +40,16 @@ pub fn markdown(report: &Report, charts: &[(&str, String)]) -> String {
     page
 }
 
-/// Which ratios are of interest: all to raw tokio, and this crate to the published one and to the others.
+/// Which ratios are of interest: all to raw tokio, this crate to the published one, and what encrypts to what else encrypts.
 fn pairs(names: &[&str]) -> Vec<(usize, usize)> {
     let published = names.iter().position(|name| *name == PUBLISHED);
     let mut pairs = vec![(0, RAW)];
     pairs.extend(published.map(|published| (0, published)));
     pairs.extend((RAW + 1..names.len()).map(|one| (one, RAW)));
+    let position = |name: &&str| names.iter().position(|one| one == name);
+    for base in ENCRYPTED_PEERS.iter().filter_map(position) {
+        pairs.extend(ENCRYPTED_OURS.iter().filter_map(position).map(|one| (one, base)));
+    }
     pairs
 }
 

@@ -4,6 +4,8 @@
 pub fn versions(contenders: &[&str]) -> String {
     let taking_part = |package: &Locked| match package.name {
         "pea2pea" | "tokio" | "tokio-util" => true,
+        "snow" => contenders.contains(&"ours+noise"),
+        "rustls" => contenders.contains(&"ours+tls"),
         name => contenders.contains(&name),
     };
     let packages = LOCK.split("[[package]]").filter_map(Locked::parse).filter(taking_part);

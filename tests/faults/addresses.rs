@@ -83,7 +83,7 @@ fn dials<const ITSELF: bool>(stage: &Stage) -> Verdict {
         let (victim, bound) = stage.victim::<Calm>(Config { listener_addr, ..attack::config(0) });
         let reachable = if bound.ip().is_unspecified() { IpAddr::from(Ipv4Addr::LOCALHOST) } else { bound.ip() };
         let stream = stage.attack(tokio::net::TcpStream::connect((reachable, bound.port()))).unwrap();
-        let watch = stage.watch_over(stream.into_std().unwrap());
+        let watch = stage.watch_over::<Calm>(stream.into_std().unwrap());
         let twin = stage.inside(crate::kit::victim::Victim::<Calm>::new(attack::config(0)));
         let node = if ITSELF { victim.node() } else { twin.node() };
         for ip in dialled {

@@ -192,6 +192,22 @@ row!(row_18_nothing_waits_long_for_a_peer_that_hardly_reads, trickle::<FLUSH_MS>
     "the flush timeout" off: trickle::<LONG_MS> => "a message has waited",
 ]);
 
+/// Sends small messages at once: an echo that follows a broadcast would wait for the bystander's delayed acknowledgement,
+/// 40 ms, and what waits for the echo is late as well.
+#[derive(Clone)]
+struct Prompt;
+
+impl Temper for Prompt {
+    /// Nothing is said, but the handshake is where a socket can be had.
+    const GREETING: Option<&'static [u8]> = Some(b"");
+
+    frames!();
+
+    async fn shake_hands(_: &Victim<Self>, _: SocketAddr, stream: &mut TcpStream) -> std::io::Result<()> {
+        stream.set_nodelay(true)
+    }
+}
+
 /// How a victim tells everybody something.
 #[derive(Clone, Copy, PartialEq)]
 enum Fan {
@@ -219,8 +235,8 @@ type Fanned<'a> = Result<(usize, usize, Option<bool>, Watch<'a>), String>;
 /// How many messages 49 peers get while the fiftieth reads, or does not.
 fn fan_out(stage: &Stage, fan: Fan, is_one_stalled: bool, duration: Duration) -> Fanned<'_> {
     const PEERS: usize = 50;
-    let (victim, addr) = stage.victim::<Calm>(attack::config(if is_one_stalled { 19 } else { 20 }));
-    let watch = stage.watch::<Calm>(addr);
+    let (victim, addr) = stage.victim::<Prompt>(attack::config(if is_one_stalled { 19 } else { 20 }));
+    let watch = stage.watch::<Prompt>(addr);
     let mut peers = narrow_peers(stage, &victim, addr, PEERS)?;
     let addrs: Vec<_> = peers.iter().map(|(_, own)| *own).collect();
     let stalled = is_one_stalled.then(|| peers.remove(PEERS / 2));

@@ -2,14 +2,18 @@
 //!
 //! Another pair does the same without any victim, on two threads of its own: how late the machine itself makes a reply. The
 //! bystander may be late by the matrix's bound beyond that.
+//!
+//! Messages go out when they are due, whether or not the reply to the last one is there. If each had to wait for it, replies
+//! that take 30 ms would make every message later than the one before, by seconds in the end, though none takes longer.
 
 use std::{
     fmt::{self, Display, Formatter},
     io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, channel, sync_channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -19,6 +23,9 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// The matrix's bound, for a release build; a debug build needs several times the CPU for the same attack.
 const LONGEST_REPLY: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1_000 } else { 250 });
 const MAX_REPLIES: usize = 100_000;
+
+/// How many messages may be on their way: as many as fall due within the matrix's bound.
+const MAX_UNDERWAY: usize = 25;
 
 /// How long it waits for a reply before it calls the connection broken.
 const BROKEN: Duration = Duration::from_secs(10);
@@ -51,12 +58,14 @@ impl Display for Latency {
 }
 
 impl Bystander {
-    /// Begins to echo over a connection of its own; returns when the first reply has come.
-    pub fn over(stream: TcpStream) -> Self {
+    /// Begins to echo over a connection of its own, with no more on its way than the victim has room for; returns when the
+    /// first reply has come.
+    pub fn over(stream: TcpStream, depth: usize) -> Self {
         let addr = stream.local_addr().unwrap();
         let is_done = Arc::new(AtomicBool::new(false));
-        let pair = begin("bystander", stream, &is_done);
-        let control = begin("control", dial_echo(), &is_done);
+        let underway = depth.min(MAX_UNDERWAY);
+        let pair = begin("bystander", stream, underway, &is_done);
+        let control = begin("control", dial_echo(), underway, &is_done);
         Self { is_done, pair, control, addr }
     }
 
@@ -80,15 +89,22 @@ fn p99(mut latencies: Vec<Duration>) -> Duration {
 }
 
 /// Starts a peer that echoes; returns when the first reply has come.
-fn begin(name: &str, stream: TcpStream, is_done: &Arc<AtomicBool>) -> Echoing {
+fn begin(name: &str, stream: TcpStream, underway: usize, is_done: &Arc<AtomicBool>) -> Echoing {
     stream.set_nonblocking(false).unwrap();
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(BROKEN)).unwrap();
-    let (begun, first_reply) = std::sync::mpsc::channel();
-    let is_done = Arc::clone(is_done);
-    let echoing = move || {
+    let stream = Arc::new(stream);
+    // The reader holds the moment at which the next reply's message was due.
+    let (dues, due) = sync_channel(underway - 1);
+    let (begun, first_reply) = channel();
+    let spawn = |name: String| thread::Builder::new().name(name);
+    let sender = {
+        let (stream, is_done) = (Arc::clone(&stream), Arc::clone(is_done));
+        spawn(format!("{name} sends")).spawn(move || send(&stream, &dues, &is_done)).unwrap()
+    };
+    let reading = move || {
         let mut latencies = Vec::with_capacity(MAX_REPLIES);
-        let result = echo(stream, &is_done, |latency| {
+        let result = read(&stream, &due, |latency| {
             if latencies.is_empty() {
                 _ = begun.send(());
             }
@@ -96,11 +112,14 @@ fn begin(name: &str, stream: TcpStream, is_done: &Arc<AtomicBool>) -> Echoing {
                 latencies.push(latency);
             }
         });
+        drop(due);
+        _ = stream.shutdown(Shutdown::Both);
+        _ = sender.join();
         (latencies, result)
     };
-    let thread = thread::Builder::new().name(name.into()).spawn(echoing).unwrap();
+    let reader = spawn(name.into()).spawn(reading).unwrap();
     _ = first_reply.recv();
-    thread
+    reader
 }
 
 /// Dials a thread that sends back what it gets.
@@ -116,32 +135,41 @@ fn dial_echo() -> TcpStream {
     stream
 }
 
-/// A reply is late from the moment at which its message was due, so that a stall counts for all that it kept from being sent.
-fn echo(mut stream: TcpStream, is_done: &AtomicBool, mut note: impl FnMut(Duration)) -> io::Result<()> {
+/// Sends a message whenever one is due, as long as its replies are read; what cannot be sent has no reply either.
+fn send(mut stream: &TcpStream, dues: &SyncSender<Instant>, is_done: &AtomicBool) {
     let mut due = Instant::now();
-    let mut number = 0_u64;
-    while !is_done.load(Ordering::Relaxed) {
+    for number in 0_u64.. {
+        if is_done.load(Ordering::Relaxed) || dues.send(due).is_err() {
+            return;
+        }
         let mut message = [0; 12];
         message[..4].copy_from_slice(&8_u32.to_be_bytes());
         message[4..].copy_from_slice(&number.to_be_bytes());
-        stream.write_all(&message)?;
+        if stream.write_all(&message).is_err() {
+            return;
+        }
+        due += INTERVAL;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// A reply is late from the moment at which its message was due, so that a stall counts for all that it kept from being sent.
+fn read(mut stream: &TcpStream, dues: &Receiver<Instant>, mut note: impl FnMut(Duration)) -> io::Result<()> {
+    for (number, due) in (0_u64..).zip(dues) {
         // What the victim tells everybody is of another length.
         let mut reply = read_frame(&mut stream)?;
         while reply.len() != 8 {
             reply = read_frame(&mut stream)?;
         }
-        if reply != message[4..] {
+        if reply != number.to_be_bytes() {
             return Err(io::Error::other("the reply is not the message"));
         }
         note(due.elapsed());
-        due += INTERVAL;
-        number += 1;
-        thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     Ok(())
 }
 
-fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+fn read_frame(stream: &mut &TcpStream) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let mut payload = vec![0; u32::from_be_bytes(length) as usize];

@@ -97,12 +97,12 @@ impl Stage {
             stream.write_all(T::GREETING.unwrap_or_default()).await.unwrap();
             stream.into_std().unwrap()
         });
-        self.watch_over(stream)
+        self.watch_over::<T>(stream)
     }
 
     /// [`watch`](Self::watch), with the bystander's connection given.
-    pub fn watch_over(&self, stream: std::net::TcpStream) -> Watch<'_> {
-        let bystander = Bystander::over(stream);
+    pub fn watch_over<T: Temper>(&self, stream: std::net::TcpStream) -> Watch<'_> {
+        let bystander = Bystander::over(stream, T::DEPTH);
         let before = Ledger::at_rest(self.victims().handle());
         Watch { stage: self, before, bystander, since: Mark::now(), level: Level::WARN }
     }

@@ -4,6 +4,7 @@
 # file without an example, is a failure. With names as arguments: only those.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. examples/matches_in_order.sh
 
 export EXAMPLE_SHORT=1 RUST_BACKTRACE=0
 limit=30 # seconds; the short mode is to take at most 10 on a quiet machine
@@ -13,17 +14,6 @@ trap 'rm -rf "$outputs"' EXIT
 # The examples of the root package are built and run here; those of the packages below have scripts of their own.
 mapfile -t all < <(find examples -maxdepth 1 -name '*.rs' -printf '%f\n' | sed 's/\.rs$//' | sort)
 names=("${@:-${all[@]}}")
-
-matches_in_order() { # OUTPUT PATTERNS
-    local line=0 pattern found
-    while IFS= read -r pattern; do
-        [ -n "$pattern" ] || continue
-        found=$(tail -n "+$((line + 1))" "$1" | grep -nEm1 -- "$pattern" | cut -d: -f1) || true
-        [ -n "$found" ] || { echo "    no such line after line $line: $pattern"; return 1; }
-        line=$((line + found))
-    done <"$2"
-    [ "$line" -gt 0 ] || { echo "    $2 asks for nothing"; return 1; }
-}
 
 failures=0
 for file in examples/expected/*.txt; do

@@ -155,13 +155,24 @@ pub fn check<T>(body: impl FnOnce() -> T) -> T {
     if env::var_os("LEAK_LEDGER").is_none() {
         return body();
     }
+    let threads = num_threads();
     warm_up();
     empty_caches();
+    // A thread that has been joined is still listed for a moment.
+    wait_for("the ends of the warm-up's threads", || num_threads() <= threads);
     let before = InUse::now();
     let output = body();
     empty_caches();
     before.assert_is_restored();
     output
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < SETTLING_TIME, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// What the process has in use.

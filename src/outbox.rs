@@ -11,10 +11,7 @@
 use std::{
     any::Any,
     collections::VecDeque,
-    fmt,
-    future::Future,
-    io,
-    pin::pin,
+    fmt, io,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -25,7 +22,7 @@ use crate::{
     press::{Batch, Item, Press, Receipt},
     scratch,
     sync::{AtomicBool, Mutex, MutexGuard, OnceLock, Ordering},
-    task::dispose_all,
+    task::{dispose_all, poll_yield},
 };
 
 /// How often a writer gives way before it ends a stream. A sender that was turned away and yields is polled again after
@@ -257,7 +254,8 @@ impl<M: Send + 'static> Outbox<M> {
             if state.is_streaming && turns < LINGER_TURNS {
                 state.writer = Activity::Lingering(turns + 1);
                 drop(state);
-                return Self::poll_yield(cx);
+                // Waking itself, it would be back before the sender that was turned away.
+                return poll_yield(cx);
             }
             state.is_streaming = false;
             state.has_been_full = false;
@@ -287,13 +285,6 @@ impl<M: Send + 'static> Outbox<M> {
             state.put_back(press);
         }
         Poll::Ready(Load::Batch)
-    }
-
-    /// Gives way as a sender does that was turned away; waking itself, the writer would be back before that sender.
-    fn poll_yield(cx: &mut Context<'_>) -> Poll<Load> {
-        let pending = pin!(tokio::task::yield_now()).poll(cx);
-        debug_assert!(pending.is_pending(), "the first poll of yield_now");
-        Poll::Pending
     }
 
     /// Takes out what an idle connection does not need, if there is any of it.

@@ -136,6 +136,13 @@ pub(crate) async fn caught<F: Future>(make: impl FnOnce() -> F) -> Result<F::Out
     Ok(output)
 }
 
+/// Lets every other task that can run have its turn, and the runtime look for new work, before this one is polled again.
+pub(crate) fn poll_yield<T>(cx: &mut Context<'_>) -> Poll<T> {
+    let pending = pin!(tokio::task::yield_now()).poll(cx);
+    debug_assert!(pending.is_pending(), "the first poll of yield_now");
+    Poll::Pending
+}
+
 /// Polls a future once, within the poll of the caller.
 pub(crate) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|cx| match future.as_mut().poll(cx) {

@@ -268,6 +268,38 @@ fn a_burst_from_idle_takes_exactly_the_depth_and_a_streaming_connection_a_batch_
     });
 }
 
+#[test]
+fn a_writer_gives_way_after_256_kib_or_2048_small_messages_even_if_the_stream_takes_all() {
+    static SMALL_BATCHES: WriteSettings = WriteSettings { depth: 5_000, flush_at: 64, timeout: None };
+    // Polled by hand: each poll is a turn.
+    let turns_of = |messages: Vec<Message>| {
+        let taken = Arc::<Mutex<Vec<u8>>>::default();
+        let sink = Sink { script: vec![Step::Take(usize::MAX)], next: 0, taken: Arc::clone(&taken) };
+        let outbox = Arc::new(Outbox::new(TestEncoder, &SMALL_BATCHES));
+        messages.into_iter().for_each(|message| assert!(outbox.push(message, None).is_ok()));
+        outbox.finish();
+        let mut writing = tokio_test::task::spawn(Writer::new(sink, outbox, Sent::default()).run());
+        let (mut turns, mut before) = (Vec::new(), 0);
+        loop {
+            let poll = writing.poll();
+            let after = taken.lock().unwrap().len();
+            turns.push(after - std::mem::replace(&mut before, after));
+            match poll {
+                Poll::Ready(written) => {
+                    assert!(matches!(written.end, WriteEnd::Finished));
+                    return turns;
+                }
+                Poll::Pending => assert!(writing.is_woken(), "it only gave way"),
+            }
+        }
+    };
+    let (turn, large) = (256 * 1024, 1_000_000);
+    assert_eq!(turns_of(vec![Message::Bytes(vec![1; large])]), [turn, turn, turn, large - 3 * turn]);
+    let small = turns_of(vec![Message::Bytes(vec![1]); 5_000]);
+    assert_eq!(small.iter().sum::<usize>(), 5_000);
+    assert!(small.len() == 3 && small[..2].iter().all(|turn| (1_900..2_100).contains(turn)), "{small:?}");
+}
+
 proptest! {
     #[test]
     fn whatever_sender_encoder_and_stream_do_each_message_has_its_bytes_its_place_and_its_receipt(

@@ -18,7 +18,8 @@ impl Counter {
 
 /// Counts events of a [`Node`](crate::Node) that hint at pressure or at hostile peers.
 ///
-/// All counters begin at 0 and only grow. None of them is logged above `DEBUG`: a monitor reads them here.
+/// All counters begin at 0 and only grow. But for errors of accepting (`WARN`) none of these events is logged above `DEBUG`: a
+/// monitor reads them here.
 #[derive(Debug, Default)]
 pub struct Heuristics {
     /// See [`Self::connect_budget_rejections()`].

@@ -11,7 +11,6 @@ use crate::{
     framing::read::{ReadSettings, Reader},
     hooks::{ReadingHook, RunReader},
     meter::Meter,
-    scratch,
     task::{Disposed, bound},
 };
 
@@ -61,9 +60,9 @@ where
     /// once a second per node. Default: `true`.
     const BACKPRESSURE: bool = true;
 
-    /// The capacity of the read buffer, in bytes, taken when bytes arrive and given back when none are left; 0 means
-    /// 8 KiB, and 64 MiB are the most. Default: 64 KiB.
-    const INITIAL_BUFFER_SIZE: usize = scratch::CAPACITY;
+    /// The capacity of the read buffer, in bytes, taken to read and given back when none are left; 0 means 8 KiB, and
+    /// 64 MiB are the most. Default: 64 KiB, for which each thread keeps a buffer; another size is allocated each time.
+    const INITIAL_BUFFER_SIZE: usize = 64 * 1024;
 
     /// How long to wait for the next complete message, in milliseconds; 0 means for ever. The clock stands still while the
     /// queue is full, and starts anew when reading resumes. Default: 60,000.

@@ -64,7 +64,7 @@ pub fn run(seed: u64, runtime_limit: Option<Duration>, is_real: bool) {
         runtime.shutdown_background();
     }
     if is_real {
-        summarize(&world, maxima, elapsed);
+        summarise(&world, maxima, elapsed);
     }
     let faults = world.faults();
     assert!(faults.is_empty(), "with CHAOS_SEED={seed}, these promises were broken:\n  {}\n", faults.join("\n  "));
@@ -176,7 +176,7 @@ fn check_counts(world: &World) {
     }
 }
 
-fn summarize(world: &World, maxima: Maxima, elapsed: Duration) {
+fn summarise(world: &World, maxima: Maxima, elapsed: Duration) {
     let seconds = elapsed.as_secs_f64();
     let mut text = format!("--- chaos: {seconds:.1} s\n");
     for (event, name) in Event::ALL {

@@ -29,9 +29,10 @@
 //! [##############################] 100000/100000 shut down
 //! [##############################] 6/6 shut down
 //! verified: all nodes are shut down, and 0 connections are left
+//! the 12 processes have ended
 //! ```
 //!
-//! (two busy cores, without --release). The number of processes follows from `ulimit -n`, here 20,000; a low one makes
+//! (two busy cores, without --release). Ctrl-C ends all the processes, after they have shut down their nodes. The number of processes follows from `ulimit -n`, here 20,000; a low one makes
 //! many. It takes about 2 GB of memory, the system's part included, for about a minute. The figures are the growth of
 //! `VmRSS` in `/proc/self/status` of the processes: a bit more than the heap in use, and without the system's part.
 
@@ -47,7 +48,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
-        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -55,21 +55,24 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use common::Colour;
+use futures_util::future::join_all;
 use pea2pea::{
-    Config, ConnectionSide, Node, Pea2Pea,
+    Config, ConnectionSide, Node, Pea2Pea, ShuttingDown,
     protocols::{Reading, Writing},
 };
 use tokio::{
     net::TcpSocket,
     runtime::{Builder, Runtime},
+    sync::mpsc,
+    time::{sleep, timeout},
 };
 use tokio_util::codec::LengthDelimitedCodec;
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     common::exit(match &args[..] {
-        [] => conduct(if common::is_short() { 2_000 } else { 100_000 }),
-        [connections] => number(connections).and_then(conduct),
+        [] => start(if common::is_short() { 2_000 } else { 100_000 }),
+        [connections] => number(connections).and_then(start),
         [role, port, index, count] => obey(role, port, index, count),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "the only argument is the number of connections")),
     })
@@ -77,50 +80,67 @@ fn main() -> ExitCode {
 
 // ---- the first process ----
 
-fn conduct(connections: usize) -> io::Result<()> {
+fn start(connections: usize) -> io::Result<()> {
     require(connections > 0, "there are connections")?;
+    Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let (mut listening, mut dialling) = (Vec::new(), Vec::new());
+        let outcome = tokio::select! {
+            outcome = conduct(connections, &mut listening, &mut dialling) => outcome,
+            () = common::ctrl_c() => {
+                println!("\nCtrl-C: all the processes shut down their nodes");
+                Ok(())
+            }
+        };
+        outcome?;
+        // The clients first, so that none of them dials where nobody listens any more.
+        end(&mut dialling).await?;
+        end(&mut listening).await?;
+        println!("the {} processes have ended", listening.len() + dialling.len());
+        Ok(())
+    })
+}
+
+async fn conduct(connections: usize, listening: &mut Vec<Worker>, dialling: &mut Vec<Worker>) -> io::Result<()> {
     let per_process = connections_per_process()?.min(connections.div_ceil(2));
     let groups = connections.div_ceil(per_process);
     require(groups <= MAX_GROUPS, "that many processes suffice: set more file descriptors with `ulimit -n 20000`")?;
 
     // The first one gets any free port, the others the same one.
-    let (mut listening, mut port) = (Vec::new(), "0".to_owned());
+    let mut port = "0".to_owned();
     for index in 0..groups {
-        let worker = Worker::start(["listen", &port, &index.to_string(), "0"])?;
-        port = worker.answer()?;
-        listening.push(worker);
+        listening.push(Worker::start(["listen", &port, &index.to_string(), "0"])?);
+        port = listening[index].answer().await?;
     }
-    let mut dialling = Vec::new();
     for index in 0..groups {
         // The remainder is spread over the first ones.
         let share = connections / groups + usize::from(index < connections % groups);
-        let worker = Worker::start(["dial", &port, &index.to_string(), &share.to_string()])?;
-        worker.answer()?;
-        dialling.push(worker);
+        dialling.push(Worker::start(["dial", &port, &index.to_string(), &share.to_string()])?);
+        dialling[index].answer().await?;
     }
     println!("{groups} processes listen on port {port}, {groups} others dial {connections} times");
-    let before = [sum(&mut listening, "memory")?, sum(&mut dialling, "memory")?];
+    let before = [sum(listening, "memory").await?, sum(dialling, "memory").await?];
 
     let begun = Instant::now();
-    sum(&mut dialling, "dial")?;
-    progress("connected", connections, || Ok(sum(&mut listening, "connected")?.min(sum(&mut dialling, "connected")?)))?;
+    sum(dialling, "dial").await?;
+    let connected = async || Ok(sum(listening, "connected").await?.min(sum(dialling, "connected").await?));
+    progress("connected", connections, connected).await?;
     let seconds = begun.elapsed().as_secs_f64();
     println!("{connections} connections after {seconds:.1} s, {:.0} per second", connections as f64 / seconds);
     let mut shares = Vec::new();
-    for worker in &mut listening {
-        shares.push(worker.ask("connected")?.to_string());
+    for worker in &mut *listening {
+        shares.push(worker.ask("connected").await?.to_string());
     }
     println!("the system gave the listening processes {} of them", shares.join(" + "));
-    let connected = [sum(&mut listening, "memory")?, sum(&mut dialling, "memory")?];
+    let connected = [sum(listening, "memory").await?, sum(dialling, "memory").await?];
 
     let greeted = Instant::now();
-    sum(&mut dialling, "hello")?;
-    progress("answered", connections, || sum(&mut dialling, "answered"))?;
-    require(sum(&mut listening, "answered")? == connections, "there was one hello per connection")?;
+    sum(dialling, "hello").await?;
+    progress("answered", connections, async || sum(dialling, "answered").await).await?;
+    require(sum(listening, "answered").await? == connections, "there was one hello per connection")?;
     let all = Colour::Green.paint(format_args!("verified: {connections} of {connections} hellos were answered"));
     println!("{all}, in {:.1} s", greeted.elapsed().as_secs_f64());
-    let talked = [sum(&mut listening, "memory")?, sum(&mut dialling, "memory")?];
-    require(sum(&mut listening, "connected")? == connections, "no connection was lost")?;
+    let talked = [sum(listening, "memory").await?, sum(dialling, "memory").await?];
+    require(sum(listening, "connected").await? == connections, "no connection was lost")?;
 
     if connected[0] > 0 {
         let per = |after: usize, before: usize| after.saturating_sub(before) / connections;
@@ -129,16 +149,16 @@ fn conduct(connections: usize) -> io::Result<()> {
         println!("memory per client, a node with its connection: {} bytes", per(talked[1], before[1]));
     }
 
-    sum(&mut dialling, "end")?;
-    progress("shut down", connections, || sum(&mut dialling, "ended"))?;
-    require(sum(&mut dialling, "connected")? == 0, "the clients have no connection left")?;
+    sum(dialling, "end").await?;
+    progress("shut down", connections, async || sum(dialling, "ended").await).await?;
+    require(sum(dialling, "connected").await? == 0, "the clients have no connection left")?;
     let begun = Instant::now();
-    while sum(&mut listening, "connected")? > 0 {
+    while sum(listening, "connected").await? > 0 {
         require(begun.elapsed() < PATIENCE, "the listening side notices that the clients have gone")?;
-        thread::sleep(Duration::from_millis(20));
+        sleep(Duration::from_millis(20)).await;
     }
-    sum(&mut listening, "end")?;
-    progress("shut down", groups, || sum(&mut listening, "ended"))?;
+    sum(listening, "end").await?;
+    progress("shut down", groups, async || sum(listening, "ended").await).await?;
     println!("verified: all nodes are shut down, and 0 connections are left");
     Ok(())
 }
@@ -152,20 +172,24 @@ fn connections_per_process() -> io::Result<usize> {
     Ok((limit - 200).min(50_000) / 10 * 9)
 }
 
-/// One of the other processes, as the first one sees it. It ends with it.
+/// One of the other processes, as the first one sees it. It ends when there are no more orders: so it does with this one.
 struct Worker {
     child: Child,
-    orders: ChildStdin,
-    answers: mpsc::Receiver<String>,
+    orders: Option<ChildStdin>,
+    answers: mpsc::UnboundedReceiver<String>,
 }
 
 impl Worker {
     fn start(args: [&str; 4]) -> io::Result<Self> {
-        let mut child =
-            Command::new(env::current_exe()?).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let pipes = (child.stdin.take(), child.stdout.take());
-        let (Some(orders), Some(answers)) = pipes else { return Err(io::Error::other("a process without pipes")) };
-        let (answer, received) = mpsc::channel();
+        let mut command = Command::new(env::current_exe()?);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // A terminal's Ctrl-C is for the first process only.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command.spawn()?;
+        let (orders, answers) = (child.stdin.take(), child.stdout.take());
+        let answers = answers.ok_or_else(|| io::Error::other("a process without pipes"))?;
+        let (answer, received) = mpsc::unbounded_channel();
         // A thread, because a pipe cannot be read with a time limit.
         thread::spawn(move || {
             for line in BufReader::new(answers).lines().map_while(Result::ok) {
@@ -177,16 +201,35 @@ impl Worker {
         Ok(Self { child, orders, answers: received })
     }
 
-    fn ask(&mut self, order: &str) -> io::Result<usize> {
-        writeln!(self.orders, "{order}")?;
-        number(&self.answer()?)
+    async fn ask(&mut self, order: &str) -> io::Result<usize> {
+        self.order(order)?;
+        number(&self.answer().await?)
     }
 
-    fn answer(&self) -> io::Result<String> {
-        self.answers
-            .recv_timeout(PATIENCE)
-            .map_err(|error| io::Error::other(format!("one of the processes gives no answer: {error}")))
+    fn order(&mut self, order: &str) -> io::Result<()> {
+        match &mut self.orders {
+            Some(orders) => writeln!(orders, "{order}"),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
     }
+
+    async fn answer(&mut self) -> io::Result<String> {
+        let answer = in_time("an answer of one of the processes", self.answers.recv()).await?;
+        answer.ok_or_else(|| io::Error::other("one of the processes has ended; its message is above"))
+    }
+}
+
+/// Without further orders, processes shut down their nodes and end.
+async fn end(workers: &mut [Worker]) -> io::Result<()> {
+    for worker in &mut *workers {
+        worker.orders = None;
+    }
+    for worker in workers {
+        // An answer that nobody waits for any more may still come.
+        in_time("the end of the other processes", async { while worker.answers.recv().await.is_some() {} }).await?;
+        require(worker.child.wait()?.success(), "the other processes have shut down their nodes")?;
+    }
+    Ok(())
 }
 
 impl Drop for Worker {
@@ -198,18 +241,22 @@ impl Drop for Worker {
 }
 
 /// Gives an order to some processes at once; returns the sum of their answers.
-fn sum(workers: &mut [Worker], order: &str) -> io::Result<usize> {
+async fn sum(workers: &mut [Worker], order: &str) -> io::Result<usize> {
     for worker in &mut *workers {
-        writeln!(worker.orders, "{order}")?;
+        worker.order(order)?;
     }
-    workers.iter().map(|worker| number::<usize>(&worker.answer()?)).sum()
+    let mut sum = 0;
+    for worker in workers {
+        sum += number::<usize>(&worker.answer().await?)?;
+    }
+    Ok(sum)
 }
 
 /// Shows progress until a number is reached; gives up when it has not moved for long.
-fn progress(what: &str, target: usize, mut reached: impl FnMut() -> io::Result<usize>) -> io::Result<()> {
+async fn progress(what: &str, target: usize, mut reached: impl AsyncFnMut() -> io::Result<usize>) -> io::Result<()> {
     let (is_live, mut last, mut moved) = (io::stdout().is_terminal(), 0, Instant::now());
     loop {
-        let now = reached()?;
+        let now = reached().await?;
         if now != last {
             (last, moved) = (now, Instant::now());
         }
@@ -224,7 +271,7 @@ fn progress(what: &str, target: usize, mut reached: impl FnMut() -> io::Result<u
             return Ok(());
         }
         require(moved.elapsed() < PATIENCE, &format!("{target} are {what}; there are {now}"))?;
-        thread::sleep(Duration::from_millis(50));
+        sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -280,6 +327,8 @@ fn obey(role: &str, port: &str, index: &str, count: &str) -> io::Result<()> {
         };
         println!("{answer}");
     }
+    // The first process wants this one to end, or has gone.
+    runtime.block_on(join_all(members.iter().map(|member| member.node.shut_down())));
     Ok(())
 }
 
@@ -293,9 +342,11 @@ fn dial_all(runtime: &Runtime, clients: &[Member], addr: SocketAddr, index: u8) 
                 // No two processes have an address in common, and an address has about 28,000 ports.
                 let host = 1 + (lane * lanes + number) / CLIENTS_PER_ADDR;
                 let own = Ipv4Addr::new(127, 0, 1 + index, host as u8);
-                if let Err(error) = client.dial(own, addr).await {
+                match client.dial(own, addr).await {
+                    Ok(()) => {}
+                    Err(error) if ShuttingDown::caused(&error) => break,
                     // The first process sees that a connection is missing.
-                    eprintln!("{own} cannot connect to {addr}: {error}");
+                    Err(error) => eprintln!("{own} cannot connect to {addr}: {error}"),
                 }
             }
         });
@@ -391,6 +442,10 @@ fn resident() -> Option<usize> {
 
 fn number<T: FromStr>(text: &str) -> io::Result<T> {
     text.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("not understood: {text:?}")))
+}
+
+async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> io::Result<T> {
+    timeout(PATIENCE, work).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("{what} did not come")))
 }
 
 fn require(holds: bool, claim: &str) -> io::Result<()> {

@@ -24,7 +24,10 @@
 //! the same after the hellos: 2616 bytes
 //! memory per client there, a node with its connection: 3948 bytes
 //! verified: all clients have gone, and 0 connections are left
+//! the other process has ended
 //! ```
+//!
+//! Ctrl-C ends both processes, after they have shut down all their nodes.
 //!
 //! Each end of a connection takes a file descriptor. If `ulimit -n` allows too few of them, the example says which
 //! number to set. The memory is the growth of `VmRSS` in `/proc/self/status`, divided by the number of connections (for
@@ -37,7 +40,7 @@ use std::{
     env, fs,
     io::{self, BufRead, BufReader, IsTerminal, Write},
     net::SocketAddr,
-    process::{Child, Command, ExitCode, Stdio},
+    process::{Child, ChildStdin, Command, ExitCode, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -53,7 +56,7 @@ use pea2pea::{
     protocols::{Reading, Writing},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -89,28 +92,35 @@ async fn listen(clients: u16) -> io::Result<()> {
     }
 
     let server = Member::start(clients, true).await;
-    let outcome = serve(&server, clients).await;
+    let outcome = async {
+        let listening = server.node.toggle_listener().await?;
+        let addr = listening.ok_or_else(|| io::Error::other("the listener was switched off"))?;
+        let mut dialling = Dialling::start(addr, clients)?;
+        tokio::select! {
+            outcome = serve(&server, clients.into(), &mut dialling) => outcome?,
+            () = common::ctrl_c() => println!("\nCtrl-C: both processes shut down their nodes"),
+        }
+        dialling.end().await
+    };
+    let outcome = outcome.await;
     server.node.shut_down().await;
     outcome
 }
 
-async fn serve(server: &Member, clients: u16) -> io::Result<()> {
-    let listening = server.node.toggle_listener().await?;
-    let addr = listening.ok_or_else(|| io::Error::other("the listener was switched off"))?;
+async fn serve(server: &Member, clients: usize, dialling: &mut Dialling) -> io::Result<()> {
     println!("one process listens, another one dials {clients} times");
     let before = resident();
     let begun = Instant::now();
-    let mut dialling = Dialling::start(addr, clients)?;
 
-    let clients = usize::from(clients);
     let seconds = |since: Instant| since.elapsed().as_secs_f64();
-    progress("connected", clients, &mut dialling, || server.node.num_connected()).await?;
+    dialling.order("dial")?;
+    progress("connected", clients, dialling, || server.node.num_connected()).await?;
     println!("{} connections after {:.1} s", clients, seconds(begun));
     let connected = resident();
 
     dialling.order("hello")?;
     let greeted = Instant::now();
-    progress("answered", clients, &mut dialling, || server.answered.load(Relaxed)).await?;
+    progress("answered", clients, dialling, || server.answered.load(Relaxed)).await?;
     let answers = dialling.answer().await?;
     require(answers == clients.to_string(), &format!("{clients} clients have an answer; it is {answers}"))?;
     println!(
@@ -142,20 +152,23 @@ async fn serve(server: &Member, clients: u16) -> io::Result<()> {
     Ok(())
 }
 
-/// The other process, which ends with this one.
+/// The other process, which ends when there are no more orders: so it does with this one.
 struct Dialling {
     child: Child,
+    orders: Option<ChildStdin>,
     answers: mpsc::UnboundedReceiver<String>,
 }
 
 impl Dialling {
     fn start(addr: SocketAddr, clients: u16) -> io::Result<Self> {
-        let mut child = Command::new(env::current_exe()?)
-            .args([addr.to_string(), clients.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let mut command = Command::new(env::current_exe()?);
+        command.args([addr.to_string(), clients.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // A terminal's Ctrl-C is for this process only.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command.spawn()?;
         let (sender, answers) = mpsc::unbounded_channel();
+        let orders = child.stdin.take();
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("a process without pipes"))?;
         // A thread, because a pipe cannot be read with a time limit; it ends with the other process.
         thread::spawn(move || {
@@ -163,12 +176,12 @@ impl Dialling {
                 let _ = sender.send(line);
             }
         });
-        Ok(Self { child, answers })
+        Ok(Self { child, orders, answers })
     }
 
     fn order(&mut self, order: &str) -> io::Result<()> {
-        match &mut self.child.stdin {
-            Some(stdin) => writeln!(stdin, "{order}"),
+        match &mut self.orders {
+            Some(orders) => writeln!(orders, "{order}"),
             None => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
@@ -176,6 +189,16 @@ impl Dialling {
     async fn answer(&mut self) -> io::Result<String> {
         let answer = in_time("an answer of the other process", self.answers.recv()).await?;
         answer.ok_or_else(|| io::Error::other("the other process has ended; its message is above"))
+    }
+
+    /// Without further orders it shuts down its nodes and ends.
+    async fn end(&mut self) -> io::Result<()> {
+        self.orders = None;
+        // Its last words are no longer of interest, only that there are no more.
+        in_time("the end of the other process", async { while self.answers.recv().await.is_some() {} }).await?;
+        require(self.child.wait()?.success(), "the other process has shut down its nodes")?;
+        println!("the other process has ended");
+        Ok(())
     }
 }
 
@@ -220,33 +243,8 @@ async fn progress(
 // ---- the process that dials ----
 
 async fn dial(addr: SocketAddr, count: u16) -> io::Result<()> {
-    let before = resident();
-    let mut clients = Vec::new();
-    for _ in 0..count {
-        clients.push(Member::start(1, false).await);
-    }
-    let outcome = obey(addr, &clients, before).await;
-    shut_down(&clients).await;
-    outcome
-}
-
-async fn obey(addr: SocketAddr, clients: &[Member], before: Option<usize>) -> io::Result<()> {
-    // A few at a time: so the listener's backlog is long enough.
-    let mut dials = JoinSet::new();
-    for some in clients.chunks(clients.len().div_ceil(DIALS_AT_ONCE)) {
-        let some = some.to_vec();
-        dials.spawn(async move {
-            for client in some {
-                client.node.connect(addr).await?;
-            }
-            Ok::<_, io::Error>(())
-        });
-    }
-    while let Some(dialled) = dials.join_next().await {
-        dialled.map_err(io::Error::other)??;
-    }
-
     let (sender, mut orders) = mpsc::unbounded_channel();
+    let (reads_on, no_more_orders) = oneshot::channel::<()>();
     // No task: reading cannot be cancelled, and a runtime waits for its blocking tasks.
     thread::spawn(move || {
         let mut line = String::new();
@@ -255,10 +253,32 @@ async fn obey(addr: SocketAddr, clients: &[Member], before: Option<usize>) -> io
                 break;
             }
         }
+        drop(reads_on);
     });
-    // Ends with the process that listens, too.
+
+    let before = resident();
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        clients.push(Member::start(1, false).await);
+    }
+    let outcome = tokio::select! {
+        outcome = obey(addr, &clients, before, &mut orders) => outcome,
+        // Also in the middle of an order: the process that listens has gone, or wants this one to end.
+        _ = no_more_orders => Ok(()),
+    };
+    shut_down(&clients).await;
+    outcome
+}
+
+async fn obey(
+    addr: SocketAddr,
+    clients: &[Member],
+    before: Option<usize>,
+    orders: &mut mpsc::UnboundedReceiver<String>,
+) -> io::Result<()> {
     while let Some(order) = orders.recv().await {
         match order.trim() {
+            "dial" => dial_all(addr, clients).await?,
             "hello" => {
                 for client in clients {
                     client.unicast_fast(addr, Bytes::from_static(b"hello"))?;
@@ -279,9 +299,26 @@ async fn obey(addr: SocketAddr, clients: &[Member], before: Option<usize>) -> io
             _ => {
                 shut_down(clients).await;
                 println!("{}", clients.iter().map(|client| client.node.num_connected()).sum::<usize>());
-                break;
             }
         }
+    }
+    Ok(())
+}
+
+/// Dials a few at a time: so the listener's backlog is long enough.
+async fn dial_all(addr: SocketAddr, clients: &[Member]) -> io::Result<()> {
+    let mut dials = JoinSet::new();
+    for some in clients.chunks(clients.len().div_ceil(DIALS_AT_ONCE)) {
+        let some = some.to_vec();
+        dials.spawn(async move {
+            for client in some {
+                client.node.connect(addr).await?;
+            }
+            Ok::<_, io::Error>(())
+        });
+    }
+    while let Some(dialled) = dials.join_next().await {
+        dialled.map_err(io::Error::other)??;
     }
     Ok(())
 }

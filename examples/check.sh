@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the short mode of each example and looks for the lines that its output has to have: examples/expected/NAME.txt holds
 # one extended regular expression per line, in the order in which they have to appear. An example without such a file, and a
-# file without an example, is a failure. With names as arguments: only those.
+# file without an example, is a failure. Then ctrl_c.sh looks at those that go on until Ctrl-C. With names as arguments: only those.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . examples/matches_in_order.sh
@@ -12,13 +12,15 @@ outputs=$(mktemp -d)
 trap 'rm -rf "$outputs"' EXIT
 
 # The examples of the root package are built and run here; those of the packages below have scripts of their own.
-mapfile -t all < <(find examples -maxdepth 1 -name '*.rs' -printf '%f\n' | sed 's/\.rs$//' | sort)
+# An example is a file, or a directory with a main.rs.
+mapfile -t all < <(find examples -maxdepth 2 \( -path 'examples/*/main.rs' -o -path 'examples/*.rs' ! -path 'examples/*/*' \) |
+    sed -E 's#^examples/##; s#(/main)?\.rs$##' | sort)
 names=("${@:-${all[@]}}")
 
 failures=0
 for file in examples/expected/*.txt; do
     name=$(basename "$file" .txt)
-    [ -f "examples/$name.rs" ] || { echo "$file has no example"; failures=$((failures + 1)); }
+    [ -f "examples/$name.rs" ] || [ -f "examples/$name/main.rs" ] || { echo "$file has no example"; failures=$((failures + 1)); }
 done
 
 cargo build --quiet --examples
@@ -39,4 +41,5 @@ for name in "${names[@]}"; do
     failures=$((failures + 1))
 done
 [ "$failures" -eq 0 ] || { echo "$failures of the examples failed"; exit 1; }
+bash examples/ctrl_c.sh "$@"
 echo "all ${#names[@]} examples did what they say"

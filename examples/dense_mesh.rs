@@ -23,7 +23,10 @@
 //! memory per node that listens: 3338 bytes
 //! memory per end of a connection: 2091 bytes
 //! the same after the broadcast: 2587 bytes
+//! the 3 processes have ended
 //! ```
+//!
+//! Ctrl-C ends all the processes, after they have shut down their nodes.
 //!
 //! The memory is what `/proc/self/status` has as `VmRSS`, of all the processes together, divided by the number of nodes
 //! or ends. So it is a bit more than the heap in use: it has what the allocator holds back, and the runtime's share.
@@ -43,7 +46,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
-        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -51,21 +53,24 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use common::Colour;
+use futures_util::future::join_all;
 use pea2pea::{
     Config, ConnectionSide, Node, Pea2Pea, Topology,
     protocols::{Reading, Writing},
 };
 use tokio::{
     runtime::{Builder, Runtime},
+    sync::mpsc,
     task::JoinSet,
+    time::{sleep, timeout},
 };
 use tokio_util::codec::LengthDelimitedCodec;
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     common::exit(match &args[..] {
-        [] => conduct(if common::is_short() { 20 } else { 200 }),
-        [nodes] => number(nodes).and_then(conduct),
+        [] => start(if common::is_short() { 20 } else { 200 }),
+        [nodes] => number(nodes).and_then(start),
         [all, first, count] => obey(all, first, count),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "the only argument is the number of nodes")),
     })
@@ -73,47 +78,63 @@ fn main() -> ExitCode {
 
 // ---- the first process ----
 
-fn conduct(nodes: usize) -> io::Result<()> {
+fn start(nodes: usize) -> io::Result<()> {
     require((2..=1_000).contains(&nodes), "there are 2 to 1,000 nodes")?;
+    Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let mut workers = Vec::new();
+        let outcome = tokio::select! {
+            outcome = conduct(nodes, &mut workers) => outcome,
+            () = common::ctrl_c() => {
+                println!("\nCtrl-C: all the processes shut down their nodes");
+                Ok(())
+            }
+        };
+        outcome?;
+        end(&mut workers).await?;
+        println!("the {} processes have ended", workers.len());
+        Ok(())
+    })
+}
+
+async fn conduct(nodes: usize, workers: &mut Vec<Worker>) -> io::Result<()> {
     let ends = Topology::Mesh.num_expected_connections(nodes);
     // Each node has an end of each connection and a listener; each process needs some more.
     let room = descriptor_limit().unwrap_or(1_024).saturating_sub(100);
     require(room > nodes, "one node's connections fit into a process: raise the limit with `ulimit -n 20000`")?;
     let processes = nodes.div_ceil(room / nodes).max(2);
     let per_process = nodes.div_ceil(processes);
-    let mut workers = Vec::new();
     for first in (0..nodes).step_by(per_process) {
         workers.push(Worker::start(nodes, first, per_process.min(nodes - first))?);
     }
     println!("{nodes} nodes in {} processes; {} connections, {ends} ends", workers.len(), ends / 2);
 
-    let bare = measure(&mut workers)?;
+    let bare = measure(workers).await?;
     let mut addrs = Vec::new();
-    for worker in &mut workers {
-        addrs.push(worker.ask("listen")?);
+    for worker in &mut *workers {
+        addrs.push(worker.ask("listen").await?);
     }
-    let listening = measure(&mut workers)?;
+    let listening = measure(workers).await?;
 
     let begun = Instant::now();
-    for worker in &mut workers {
-        worker.ask(&format!("connect {}", addrs.join(" ")))?;
+    for worker in &mut *workers {
+        worker.ask(&format!("connect {}", addrs.join(" "))).await?;
     }
-    wait_for("connected", ends, || sum(&mut workers, "connected"))?;
+    wait_for("connected", ends, async || sum(workers, "connected").await).await?;
     println!("connected in {:.1} s", begun.elapsed().as_secs_f64());
-    let connected = measure(&mut workers)?;
+    let connected = measure(workers).await?;
 
     let begun = Instant::now();
-    for worker in &mut workers {
-        worker.ask("broadcast")?;
+    for worker in &mut *workers {
+        worker.ask("broadcast").await?;
     }
-    wait_for("heard", ends, || sum(&mut workers, "heard"))?;
+    wait_for("heard", ends, async || sum(workers, "heard").await).await?;
     println!("each node told all others in {:.0} ms: {ends} messages", begun.elapsed().as_secs_f64() * 1e3);
-    let talked = measure(&mut workers)?;
+    let talked = measure(workers).await?;
 
-    require(sum(&mut workers, "correct")? == nodes, "each node heard each other one exactly once")?;
-    require(sum(&mut workers, "connected")? == ends, "no connection was lost")?;
+    require(sum(workers, "correct").await? == nodes, "each node heard each other one exactly once")?;
+    require(sum(workers, "connected").await? == ends, "no connection was lost")?;
     println!("{}", Colour::Green.paint("verified: each node heard each other one exactly once"));
-    require(sum(&mut workers, "end")? == 0, "nothing is left after the shutdown")?;
+    require(sum(workers, "end").await? == 0, "nothing is left after the shutdown")?;
     println!("verified: all nodes are shut down, and 0 connections are left");
 
     match (bare, listening, connected, talked) {
@@ -128,23 +149,25 @@ fn conduct(nodes: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// One of the other processes, as the first one sees it. It ends with it.
+/// One of the other processes, as the first one sees it. It ends when there are no more orders: so it does with this one.
 struct Worker {
     child: Child,
-    orders: ChildStdin,
-    answers: mpsc::Receiver<String>,
+    orders: Option<ChildStdin>,
+    answers: mpsc::UnboundedReceiver<String>,
 }
 
 impl Worker {
     fn start(all: usize, first: usize, count: usize) -> io::Result<Self> {
-        let mut child = Command::new(env::current_exe()?)
-            .args([all, first, count].map(|number| number.to_string()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let pipes = (child.stdin.take(), child.stdout.take());
-        let (Some(orders), Some(answers)) = pipes else { return Err(io::Error::other("a process without pipes")) };
-        let (answer, received) = mpsc::channel();
+        let mut command = Command::new(env::current_exe()?);
+        command.args([all, first, count].map(|number| number.to_string()));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        // A terminal's Ctrl-C is for the first process only.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command.spawn()?;
+        let (orders, answers) = (child.stdin.take(), child.stdout.take());
+        let answers = answers.ok_or_else(|| io::Error::other("a process without pipes"))?;
+        let (answer, received) = mpsc::unbounded_channel();
         // A thread, because a pipe cannot be read with a time limit.
         thread::spawn(move || {
             for line in BufReader::new(answers).lines().map_while(Result::ok) {
@@ -156,12 +179,26 @@ impl Worker {
         Ok(Self { child, orders, answers: received })
     }
 
-    fn ask(&mut self, order: &str) -> io::Result<String> {
-        writeln!(self.orders, "{order}")?;
-        self.answers
-            .recv_timeout(PATIENCE)
-            .map_err(|error| io::Error::other(format!("one of the processes gives no answer: {error}")))
+    async fn ask(&mut self, order: &str) -> io::Result<String> {
+        match &mut self.orders {
+            Some(orders) => writeln!(orders, "{order}")?,
+            None => return Err(io::ErrorKind::BrokenPipe.into()),
+        }
+        let answer = in_time("an answer of one of the processes", self.answers.recv()).await?;
+        answer.ok_or_else(|| io::Error::other("one of the processes has ended; its message is above"))
     }
+}
+
+/// Without further orders, a process shuts down its nodes and ends.
+async fn end(workers: &mut [Worker]) -> io::Result<()> {
+    // In their order: each dials only those behind it, so that none dials where nobody listens any more.
+    for worker in workers {
+        worker.orders = None;
+        // An answer that nobody waits for any more may still come.
+        in_time("the end of the other processes", async { while worker.answers.recv().await.is_some() {} }).await?;
+        require(worker.child.wait()?.success(), "the other processes have shut down their nodes")?;
+    }
+    Ok(())
 }
 
 impl Drop for Worker {
@@ -172,29 +209,29 @@ impl Drop for Worker {
     }
 }
 
-fn sum(workers: &mut [Worker], what: &str) -> io::Result<usize> {
+async fn sum(workers: &mut [Worker], what: &str) -> io::Result<usize> {
     let mut sum = 0;
     for worker in workers {
-        sum += number::<usize>(&worker.ask(what)?)?;
+        sum += number::<usize>(&worker.ask(what).await?)?;
     }
     Ok(sum)
 }
 
 /// The resident memory of all the processes, in bytes.
-fn measure(workers: &mut [Worker]) -> io::Result<Option<usize>> {
+async fn measure(workers: &mut [Worker]) -> io::Result<Option<usize>> {
     let mut sum = Some(0);
     for worker in workers {
-        let kilobytes = worker.ask("memory")?.parse::<usize>().ok();
+        let kilobytes = worker.ask("memory").await?.parse::<usize>().ok();
         sum = sum.zip(kilobytes).map(|(sum, kilobytes)| sum + kilobytes * 1_024);
     }
     Ok(sum)
 }
 
 /// Waits until a number is reached; gives up when it has not moved for long.
-fn wait_for(what: &str, target: usize, mut reached: impl FnMut() -> io::Result<usize>) -> io::Result<()> {
+async fn wait_for(what: &str, target: usize, mut reached: impl AsyncFnMut() -> io::Result<usize>) -> io::Result<()> {
     let (mut last, mut moved) = (0, Instant::now());
     loop {
-        let now = reached()?;
+        let now = reached().await?;
         if now >= target {
             return Ok(());
         }
@@ -202,7 +239,7 @@ fn wait_for(what: &str, target: usize, mut reached: impl FnMut() -> io::Result<u
             (last, moved) = (now, Instant::now());
         }
         require(moved.elapsed() < PATIENCE, &format!("{target} are {what}; there are {now}"))?;
-        thread::sleep(Duration::from_millis(20));
+        sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -211,7 +248,7 @@ fn wait_for(what: &str, target: usize, mut reached: impl FnMut() -> io::Result<u
 fn obey(all: &str, first: &str, count: &str) -> io::Result<()> {
     let (all, first, count): (usize, usize, usize) = (number(all)?, number(first)?, number(count)?);
     let runtime = Builder::new_multi_thread().enable_all().build()?;
-    let mut members: Vec<Member> = Vec::new();
+    let (mut members, mut dials) = (Vec::<Member>::new(), JoinSet::new());
     // One node that comes and goes: what only the first one costs is not to be counted.
     for passing in runtime.block_on(start_all(all, first, 1))? {
         runtime.block_on(passing.node.shut_down());
@@ -226,7 +263,7 @@ fn obey(all: &str, first: &str, count: &str) -> io::Result<()> {
                 runtime.block_on(addrs(&members))?
             }
             "connect" => {
-                connect_all(&runtime, &members, arguments)?;
+                dials = connect_all(&runtime, &members, arguments)?;
                 String::new()
             }
             "broadcast" => {
@@ -240,21 +277,23 @@ fn obey(all: &str, first: &str, count: &str) -> io::Result<()> {
             "correct" => total(|member| usize::from(member.heard_everybody_once())),
             "memory" => resident_kilobytes().unwrap_or_default(),
             "end" => {
-                runtime.block_on(async {
-                    let mut ends = JoinSet::new();
-                    for member in &members {
-                        let node = member.node.clone();
-                        ends.spawn(async move { node.shut_down().await });
-                    }
-                    ends.join_all().await;
-                });
+                runtime.block_on(shut_down(&members));
                 total(|member| member.node.num_connected())
             }
             _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no such order: {order}"))),
         };
         println!("{answer}");
     }
+    // The first process wants this one to end, or has gone.
+    runtime.block_on(async {
+        dials.shutdown().await;
+        shut_down(&members).await;
+    });
     Ok(())
+}
+
+async fn shut_down(members: &[Member]) {
+    join_all(members.iter().map(|member| member.node.shut_down())).await;
 }
 
 async fn start_all(all: usize, first: usize, count: usize) -> io::Result<Vec<Member>> {
@@ -276,20 +315,22 @@ async fn addrs(members: &[Member]) -> io::Result<String> {
 }
 
 /// Lets each node of this process dial all those with a higher number, one after another.
-fn connect_all(runtime: &Runtime, members: &[Member], addrs: &str) -> io::Result<()> {
+fn connect_all(runtime: &Runtime, members: &[Member], addrs: &str) -> io::Result<JoinSet<()>> {
+    let mut dials = JoinSet::new();
     let addrs: Vec<SocketAddr> = addrs.split(' ').map(number).collect::<io::Result<_>>()?;
     for member in members {
         let (member, addrs) = (member.clone(), addrs[member.number + 1..].to_vec());
-        runtime.spawn(async move {
+        let dial_all = async move {
             for addr in addrs {
                 if let Err(error) = member.node.connect(addr).await {
                     // The first process sees that a connection is missing.
                     eprintln!("node {} cannot connect to {addr}: {error}", member.number);
                 }
             }
-        });
+        };
+        dials.spawn_on(dial_all, runtime.handle());
     }
-    Ok(())
+    Ok(dials)
 }
 
 /// One node of the mesh.
@@ -380,6 +421,10 @@ fn resident_kilobytes() -> Option<String> {
 
 fn number<T: FromStr>(text: &str) -> io::Result<T> {
     text.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("not understood: {text:?}")))
+}
+
+async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> io::Result<T> {
+    timeout(PATIENCE, work).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("{what} did not come")))
 }
 
 fn require(holds: bool, claim: &str) -> io::Result<()> {

@@ -22,21 +22,19 @@
 //! ```text
 //! alice is quick, bob is slow
 //!   10 paces .......... turn!
-//!   bob     Lost
-//!   alice   Won
+//!   alice won, bob lost
 //!   alice has a connection
 //!
 //! the other way round: bob dials
 //!   10 paces .......... turn!
-//!   bob     Lost
-//!   alice   Won
+//!   bob lost, alice won
 //!   bob has a connection
 //!
 //! mallory fires while both are still walking
-//!   8 paces ..
+//!   8 paces .. bang!
 //!   alice has no connection: 127.0.0.1:38653 fired at pace 3 of 8
 //!
-//! rip never turns round
+//! rip never turns round, and alice does not wait for ever
 //!   7 paces ....... turn!
 //!   alice has no connection: the handshake with 127.0.0.1:42813 took longer than Handshake::TIMEOUT_MS, which is 2500
 //!
@@ -47,6 +45,7 @@
 mod common;
 
 use std::{
+    fmt,
     io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
@@ -85,7 +84,7 @@ async fn main() -> ExitCode {
         duel.require(None, None)?;
         duel.require_connection(Err(io::ErrorKind::InvalidData))?;
 
-        println!("{}", Colour::Cyan.paint("\nrip never turns round"));
+        println!("{}", Colour::Cyan.paint("\nrip never turns round, and alice does not wait for ever"));
         let duel = Duel::fight(("alice", quick), ("rip", sleeper)).await?;
         duel.require(None, None)?;
         duel.require_connection(Err(io::ErrorKind::TimedOut))?;
@@ -113,7 +112,10 @@ impl Duel {
     async fn fight(challenger: (&'static str, Style), challenged: (&'static str, Style)) -> io::Result<Self> {
         let first = Duellist::<USUAL_TIMEOUT_MS>::start(challenger).await;
         let second = Duellist::<PATIENT_TIMEOUT_MS>::start(challenged).await;
-        let duel = Self::between(&first, &second).await;
+        let duel = tokio::select! {
+            duel = Self::between(&first, &second) => duel,
+            () = common::ctrl_c() => Err(io::Error::other("interrupted")),
+        };
         first.node.shut_down().await;
         second.node.shut_down().await;
         duel
@@ -123,10 +125,6 @@ impl Duel {
         let listening = second.node.toggle_listener().await?;
         let addr = listening.ok_or_else(|| io::Error::other("the listener was switched off"))?;
         let dial = in_time("the end of the duel", first.node.connect(addr)).await?;
-        match &dial {
-            Ok(()) => println!("  {} has a connection", first.name()),
-            Err(error) => println!("  {} has no connection: {error}", first.name()),
-        }
         // The second one's setup is over a little earlier or later than the first one's.
         in_time("the end at the other side", async {
             while second.node.num_connecting() > 0 || second.node.num_connected() != usize::from(dial.is_ok()) {
@@ -134,9 +132,17 @@ impl Duel {
             }
         })
         .await?;
+        let verdicts = [first.verdict(), second.verdict()];
+        if let [Some(one), Some(other)] = verdicts {
+            println!("  {} {one}, {} {other}", first.name(), second.name());
+        }
+        match &dial {
+            Ok(()) => println!("  {} has a connection", first.name()),
+            Err(error) => println!("  {} has no connection: {error}", first.name()),
+        }
         Ok(Self {
             dial,
-            verdicts: [first.verdict(), second.verdict()],
+            verdicts,
             num_connected: [first.node.num_connected(), second.node.num_connected()],
             num_timeouts: first.node.heuristics().handshake_timeouts(),
         })
@@ -174,6 +180,16 @@ enum Verdict {
     BothHit,
 }
 
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::BothHit => "fired and was hit",
+        })
+    }
+}
+
 /// A node, with the time that it gives a handshake: a constant of the type, as all settings of the protocols are.
 #[derive(Clone)]
 struct Duellist<const TIMEOUT_MS: u64> {
@@ -208,6 +224,9 @@ impl<const TIMEOUT_MS: u64> Duellist<TIMEOUT_MS> {
             stream.write_u8(step).await?;
             let theirs = stream.read_u8().await?;
             if theirs != PACE {
+                if is_watched {
+                    println!(" {}", if theirs == FIRE { "bang!" } else { "stop!" });
+                }
                 // Whoever waits there learns that it is over.
                 stream.write_u8(REFUSED).await?;
                 let cheat = format!("{peer} {} at pace {pace} of {paces}", name_of(theirs));
@@ -220,7 +239,7 @@ impl<const TIMEOUT_MS: u64> Duellist<TIMEOUT_MS> {
             }
         }
         if is_watched {
-            println!(" {}", if self.style.never_turns { "" } else { "turn!" });
+            println!(" turn!");
         }
 
         if self.style.never_turns {
@@ -277,19 +296,9 @@ impl<const TIMEOUT_MS: u64> Handshake for Duellist<TIMEOUT_MS> {
         // A shot must not wait for the acknowledgement of the pace before it.
         stream.set_nodelay(true)?;
 
-        match self.duel(stream, peer, is_watched).await {
-            Ok(verdict) => {
-                println!("  {:7} {verdict:?}", self.name());
-                *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
-                Ok(conn)
-            }
-            Err(error) => {
-                if is_watched {
-                    println!();
-                }
-                Err(error)
-            }
-        }
+        let verdict = self.duel(stream, peer, is_watched).await?;
+        *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
+        Ok(conn)
     }
 }
 

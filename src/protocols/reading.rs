@@ -62,7 +62,7 @@ where
 
     /// The capacity of the read buffer, in bytes, taken to read and given back when none are left; 0 means 8 KiB, and
     /// 64 MiB are the most. Default: 64 KiB, for which each thread keeps a buffer; another size is allocated each time.
-    const INITIAL_BUFFER_SIZE: usize = 64 * 1024;
+    const INITIAL_BUFFER_SIZE: usize = 65_536;
 
     /// How long to wait for the next complete message, in milliseconds; 0 means for ever. The clock stands still while the
     /// queue is full, and starts anew when reading resumes. Default: 60,000.

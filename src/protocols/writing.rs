@@ -63,7 +63,7 @@ where
     /// The size at which a batch is full, in bytes: between 8 and 256 KiB. The writer tops it up to one and a half times
     /// that, and large messages make it larger: four of them, but 256 KiB and one message at most. Nothing is allocated
     /// before there are bytes. Default: 64 KiB.
-    const INITIAL_BUFFER_SIZE: usize = 64 * 1024;
+    const INITIAL_BUFFER_SIZE: usize = 65_536;
 
     /// How long the flush of a batch may take, in milliseconds, from the first time it has to wait for the peer;
     /// `u64::MAX` means for ever, 0 fails the first flush that has to wait. Default: 10,000.

@@ -48,7 +48,7 @@ pub(crate) enum End {
 
 pub(crate) async fn run(node: &Libp2p, addr: SocketAddr, seed: Seed) -> End {
     let Seed { own_side, early, inbound, mut commands } = seed;
-    let pipe = Pipe { node: node.clone(), addr, inbound, unread: early, unsent: BytesMut::new(), receipt: None };
+    let pipe = Pipe::new(node.clone(), addr, inbound, early);
     let mode = match own_side {
         ConnectionSide::Initiator => Mode::Client,
         ConnectionSide::Responder => Mode::Server,
@@ -99,7 +99,7 @@ fn poll(yamux: &mut Connection<Pipe>, is_wanted: bool, cx: &mut Context<'_>) -> 
 }
 
 /// The kernel's two loops as something that Yamux can read and write: what `process_message` passes on, and `unicast`.
-struct Pipe {
+pub(crate) struct Pipe {
     node: Libp2p,
     addr: SocketAddr,
     inbound: mpsc::Receiver<Bytes>,
@@ -109,6 +109,12 @@ struct Pipe {
     unsent: BytesMut,
     /// Of the message that is on its way; while there is one, no other is sent. Yamux stops when `unsent` is full.
     receipt: Option<oneshot::Receiver<io::Result<()>>>,
+}
+
+impl Pipe {
+    pub(crate) fn new(node: Libp2p, addr: SocketAddr, inbound: mpsc::Receiver<Bytes>, early: Bytes) -> Self {
+        Self { node, addr, inbound, unread: early, unsent: BytesMut::new(), receipt: None }
+    }
 }
 
 impl AsyncRead for Pipe {

@@ -1,13 +1,15 @@
 //! A node against a peer that is written byte by byte: for what a peer may do, but rust-libp2p does not.
 
-use std::{io, time::Duration};
+use std::{collections::VecDeque, future::poll_fn, io, pin::Pin, task::Poll, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{AsyncWrite, AsyncWriteExt as _};
 use libp2p_identity::Keypair;
 use pea2pea::{Config, ConnectionSide, Pea2Pea};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::mpsc,
     time::timeout,
 };
 use tokio_util::{
@@ -18,7 +20,8 @@ use tokio_util::{
 use crate::{
     Libp2p, address,
     hooks::agree,
-    noise::{Identity, Opener, Sealer, secure},
+    noise::{Identity, MAX_PLAINTEXT, Opener, Sealer, secure},
+    session::Pipe,
 };
 
 /// Both sides of the negotiation send the same.
@@ -69,12 +72,61 @@ async fn a_forged_message_ends_the_connection() {
     peer.tcp.write_all(&[7; 20]).await.expect("a forgery");
     // Whatever else the node had to say comes before its end.
     while peer.receive_part().await.is_ok_and(|size| size > 0) {}
-    in_time(async {
-        while node.node().num_connected() > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+    until(|| node.node().num_connected() == 0).await;
+    node.shut_down().await;
+}
+
+/// What Yamux writes waits while one message is on its way and the next one is full; then it goes on, with no byte lost.
+#[tokio::test]
+async fn a_full_pipe_waits_until_its_message_has_left() {
+    let node = listener().await;
+    let mut peer = RawPeer::dial(&node).await;
+    peer.send(YAMUX_NEGOTIATION).await;
+    assert_eq!(peer.receive(YAMUX_NEGOTIATION.len()).await, YAMUX_NEGOTIATION);
+    let addr = peer.tcp.local_addr().expect("an address");
+    until(|| node.node().is_connected(addr)).await;
+
+    let data: Vec<u8> = (0..4 * MAX_PLAINTEXT).map(|n| (n % 251) as u8).collect();
+    let (_inbound, inbound) = mpsc::channel(1);
+    let mut pipe = Pipe::new(node.clone(), addr, inbound, Bytes::new());
+    let (mut accepted, mut refused) = (0, 0);
+    // Nothing else runs on this thread meanwhile, so the first message does not leave. The pipe waits a first time when it
+    // sends that one, and from then on when the next one is full.
+    poll_fn(|cx| {
+        while refused < 3 {
+            let Poll::Ready(size) = Pin::new(&mut pipe).poll_write(cx, &data[accepted..]) else {
+                refused += 1;
+                continue;
+            };
+            let size = size.expect("it is accepted");
+            assert!(size > 0, "a full pipe waits, and does not accept nothing");
+            accepted += size;
+            assert!(accepted <= 2 * MAX_PLAINTEXT, "the pipe holds two messages, and no more");
         }
+        Poll::Ready(())
     })
     .await;
+    assert_eq!(accepted, 2 * MAX_PLAINTEXT, "the pipe is full");
+
+    let write = async {
+        pipe.write_all(&data[accepted..]).await.expect("the rest is accepted");
+        pipe.flush().await.expect("all of it leaves");
+    };
+    let read = async {
+        let mut arrived = Vec::new();
+        while arrived.len() < data.len() {
+            assert!(peer.receive_part().await.expect("more") > 0, "more was to come");
+            while let Some(message) = peer.messages.pop_front() {
+                // The session of this connection may measure the round trip meanwhile.
+                if message[..4] != YAMUX_PING[..4] || message.len() != YAMUX_PING.len() {
+                    arrived.extend_from_slice(&message);
+                }
+            }
+        }
+        arrived
+    };
+    let ((), arrived) = in_time(async { tokio::join!(write, read) }).await;
+    assert!(arrived == data, "every byte has arrived, in its place");
     node.shut_down().await;
 }
 
@@ -91,7 +143,8 @@ struct RawPeer {
     sealer: Sealer,
     opener: Opener,
     arrived: BytesMut,
-    plaintext: BytesMut,
+    /// The messages that were not asked for yet.
+    messages: VecDeque<Bytes>,
 }
 
 impl RawPeer {
@@ -102,7 +155,7 @@ impl RawPeer {
         agree((&mut tcp).compat(), ConnectionSide::Initiator, "/noise").await.expect("Noise is spoken");
         let (key, sealer, opener) = secure(&mut tcp, ConnectionSide::Initiator, &identity).await.expect("secured");
         assert_eq!(key.to_peer_id(), node.peer_id());
-        Self { tcp, sealer, opener, arrived: BytesMut::new(), plaintext: BytesMut::new() }
+        Self { tcp, sealer, opener, arrived: BytesMut::new(), messages: VecDeque::new() }
     }
 
     /// Sends all of it in one Noise message.
@@ -113,16 +166,24 @@ impl RawPeer {
     }
 
     async fn receive(&mut self, size: usize) -> BytesMut {
-        while self.plaintext.len() < size {
-            assert!(self.receive_part().await.expect("more") > 0, "more was to come");
+        let mut plaintext = BytesMut::new();
+        while plaintext.len() < size {
+            let Some(message) = self.messages.front_mut() else {
+                assert!(self.receive_part().await.expect("more") > 0, "more was to come");
+                continue;
+            };
+            plaintext.extend_from_slice(&message.split_to(message.len().min(size - plaintext.len())));
+            if message.is_empty() {
+                self.messages.pop_front();
+            }
         }
-        self.plaintext.split_to(size)
+        plaintext
     }
 
     async fn receive_part(&mut self) -> io::Result<usize> {
         let size = in_time(self.tcp.read_buf(&mut self.arrived)).await?;
         while let Some(plaintext) = self.opener.decode(&mut self.arrived)? {
-            self.plaintext.extend_from_slice(&plaintext);
+            self.messages.push_back(plaintext);
         }
         Ok(size)
     }
@@ -137,6 +198,15 @@ impl RawPeer {
             assert_eq!(frame.chunk()[..4], YAMUX_PING[..4], "nothing but pings comes before");
         }
     }
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    in_time(async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
 }
 
 async fn in_time<T>(work: impl Future<Output = T>) -> T {

@@ -1,5 +1,9 @@
 //! Who takes part.
 
+#[cfg(feature = "commonware-p2p")]
+mod commonware;
+#[cfg(feature = "iroh")]
+mod iroh;
 #[cfg(feature = "libp2p")]
 mod libp2p;
 #[cfg(feature = "message-io")]
@@ -33,13 +37,17 @@ pub const ALL: &[Contender] = &[
     noise::CONTENDER,
     #[cfg(feature = "secure")]
     tls::CONTENDER,
+    #[cfg(feature = "commonware-p2p")]
+    commonware::CONTENDER,
+    #[cfg(feature = "iroh")]
+    iroh::CONTENDER,
 ];
 
 /// What encrypts, and so is compared with what else encrypts.
 pub const ENCRYPTED_OURS: &[&str] = &["ours+noise", "ours+tls"];
 
 /// The others that encrypt.
-pub const ENCRYPTED_PEERS: &[&str] = &["libp2p"];
+pub const ENCRYPTED_PEERS: &[&str] = &["libp2p", "commonware-p2p", "iroh"];
 
 /// Returns those that `BENCH_PEERS` names, separated by commas; all of them if it is not set. This crate and raw tokio always
 /// take part.

@@ -3,9 +3,12 @@
 use std::fmt::Write;
 
 use super::{Report, versions};
-use crate::workloads::{
-    figures::{Row, readable},
-    machine,
+use crate::{
+    contenders::ENCRYPTED_PEERS,
+    workloads::{
+        figures::{Row, readable},
+        machine,
+    },
 };
 
 /// One chart.
@@ -51,8 +54,11 @@ impl Chart {
         let bars: usize = groups.iter().map(|group| group.bars.len()).sum();
         let plot = bars * BAR_STEP + groups.len() * GROUP_GAP;
         let names: Vec<&str> = report.contenders.iter().map(|contender| contender.name).collect();
-        let footer = [report.settings.conditions(), machine::machine(), versions::versions(&names)];
-        let height = TOP + plot + 62 + LINE * footer.len();
+        let mut footer = vec![report.settings.conditions(), machine::machine()];
+        footer.extend(wrapped(&versions::versions(&names)));
+        let legend = legend(report, &shown);
+        let top = TOP + LEGEND_LINE * legend.last().map_or(0, |entry| entry.line);
+        let height = top + plot + 62 + LINE * footer.len();
 
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
@@ -61,14 +67,18 @@ impl Chart {
         );
         _ = writeln!(svg, "<rect class=\"page\" width=\"{WIDTH}\" height=\"{height}\" rx=\"6\"/>");
         text(&mut svg, "title", LEFT_EDGE, 24, "start", self.title);
-        self.legend(&mut svg, report, &shown);
+        for Entry { contender, name, x, line } in legend {
+            let y = 38 + LEGEND_LINE * line;
+            _ = writeln!(svg, "<rect class=\"c{contender}\" x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" rx=\"2\"/>");
+            text(&mut svg, "label", x + 17, y + 11, "start", &name);
+        }
         for (at, label) in &axis.ticks {
             let x = PLOT + at;
-            let bottom = TOP + plot;
-            _ = writeln!(svg, "<line class=\"grid\" x1=\"{x}\" y1=\"{TOP}\" x2=\"{x}\" y2=\"{bottom}\"/>");
+            let bottom = top + plot;
+            _ = writeln!(svg, "<line class=\"grid\" x1=\"{x}\" y1=\"{top}\" x2=\"{x}\" y2=\"{bottom}\"/>");
             text(&mut svg, "tick", x, bottom + 16, "middle", label);
         }
-        let mut y = TOP;
+        let mut y = top;
         for group in &groups {
             let middle = y + GROUP_GAP / 2 + group.bars.len() * BAR_STEP / 2 + 4;
             text(&mut svg, "label", PLOT - 10, middle, "end", group.label);
@@ -84,9 +94,9 @@ impl Chart {
             }
             y += GROUP_GAP - GROUP_GAP / 2;
         }
-        text(&mut svg, "axis", PLOT + PLOT_WIDTH / 2, TOP + plot + 36, "middle", self.axis);
+        text(&mut svg, "axis", PLOT + PLOT_WIDTH / 2, top + plot + 36, "middle", self.axis);
         for (line, words) in footer.iter().enumerate() {
-            text(&mut svg, "foot", LEFT_EDGE, TOP + plot + 62 + LINE * line, "start", words);
+            text(&mut svg, "foot", LEFT_EDGE, top + plot + 62 + LINE * line, "start", words);
         }
         svg.push_str("</svg>\n");
         Some(svg)
@@ -101,23 +111,37 @@ impl Chart {
         let label = row.figure.name.split(": CPU").next().unwrap_or_default();
         Group { label, bars: bars.collect() }
     }
+}
 
-    fn legend(&self, svg: &mut String, report: &Report, shown: &[usize]) {
-        let mut x = LEFT_EDGE;
-        for which in shown {
-            let name = legend_name(report.contenders[*which].name);
-            _ = writeln!(svg, "<rect class=\"c{which}\" x=\"{x}\" y=\"38\" width=\"12\" height=\"12\" rx=\"2\"/>");
-            text(svg, "label", x + 17, 49, "start", &name);
-            // About as wide as letters of this size are.
-            x += 17 + name.len() * 7 + 22;
+/// A contender in the legend: where it is.
+struct Entry {
+    contender: usize,
+    name: String,
+    x: usize,
+    line: usize,
+}
+
+/// Puts those that are shown side by side, on as many lines as they need.
+fn legend(report: &Report, shown: &[usize]) -> Vec<Entry> {
+    let (mut x, mut line) = (LEFT_EDGE, 0);
+    let entries = shown.iter().map(|which| {
+        let name = legend_name(report.contenders[*which].name);
+        // About as wide as letters of this size are.
+        let width = 17 + name.len() * 7;
+        if x + width > WIDTH - LEFT_EDGE {
+            (x, line) = (LEFT_EDGE, line + 1);
         }
-    }
+        let entry = Entry { contender: *which, name, x, line };
+        x += width + 22;
+        entry
+    });
+    entries.collect()
 }
 
 fn legend_name(name: &str) -> String {
     match name {
         "ours" => "pea2pea (this crate)".to_owned(),
-        "libp2p" => "libp2p (encrypted)".to_owned(),
+        name if ENCRYPTED_PEERS.contains(&name) => format!("{name} (encrypted)"),
         "ours+noise" => "pea2pea with Noise".to_owned(),
         "ours+tls" => "pea2pea with TLS".to_owned(),
         name if name.starts_with(|first: char| first.is_ascii_digit()) => format!("pea2pea {name}"),
@@ -185,6 +209,18 @@ fn nice_step(least: f64) -> f64 {
         .unwrap_or(10.0 * power)
 }
 
+/// Breaks a list into lines that fit below a chart.
+fn wrapped(list: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for item in list.split_inclusive(", ") {
+        if lines.last().is_some_and(|line| line.len() + item.len() > FOOT_LETTERS) {
+            lines.push(String::new());
+        }
+        lines.last_mut().expect("one at least").push_str(item);
+    }
+    lines
+}
+
 fn text(svg: &mut String, class: &str, x: usize, y: usize, anchor: &str, words: &str) {
     let words = escaped(words);
     _ = writeln!(svg, "<text class=\"{class}\" x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{words}</text>");
@@ -200,11 +236,14 @@ const LEFT_EDGE: usize = 16;
 const PLOT: usize = 300;
 /// The width of the longest bar; the rest of the width is for its value.
 const PLOT_WIDTH: usize = 520;
-/// Where the plot begins, below title and legend.
+/// Where the plot begins, below the title and a legend of one line.
 const TOP: usize = 64;
+const LEGEND_LINE: usize = 20;
 const BAR: usize = 13;
 const BAR_STEP: usize = 16;
 const GROUP_GAP: usize = 16;
+/// How many letters a line below the chart has room for.
+const FOOT_LETTERS: usize = 130;
 /// The height of a line below the chart.
 const LINE: usize = 16;
 
@@ -218,13 +257,13 @@ text { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; fo
 .grid { stroke: #d1d9e0; stroke-width: 1 }
 .page { fill: #ffffff }
 .c0 { fill: #0072b2 } .c1 { fill: #7d8590 } .c2 { fill: #e69f00 } .c3 { fill: #009e73 } .c4 { fill: #cc79a7 } .c5 { fill: #d55e00 }
-.c6 { fill: #004c80 } .c7 { fill: #8c6bb1 }
+.c6 { fill: #004c80 } .c7 { fill: #8c6bb1 } .c8 { fill: #8a5a2b } .c9 { fill: #a8b400 }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 }
 .tick, .axis, .foot { fill: #9198a1 }
 .grid { stroke: #3d444d }
 .page { fill: #0d1117 }
 .c0 { fill: #56b4e9 } .c1 { fill: #8b949e } .c2 { fill: #f0b93a } .c3 { fill: #2fc493 } .c4 { fill: #dc95bd } .c5 { fill: #f0813a }
-.c6 { fill: #9fd3f2 } .c7 { fill: #bfa5dd }
+.c6 { fill: #9fd3f2 } .c7 { fill: #bfa5dd } .c8 { fill: #c08a55 } .c9 { fill: #d3de4c }
 }
 ";

@@ -64,6 +64,14 @@ impl<T> Disposed<T> {
     pub(crate) fn new(value: T) -> Self {
         Self(Some(value))
     }
+
+    /// Hands the value to another keeper of its kind.
+    pub(crate) fn into_inner(mut self) -> T {
+        match self.0.take() {
+            Some(value) => value,
+            None => unreachable!("it is there until it is dropped"),
+        }
+    }
 }
 
 impl<T> Deref for Disposed<T> {

@@ -28,7 +28,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::task::caught;
+use crate::task::{Disposed, caught};
 
 /// The most input that a graceful end discards before it closes the socket.
 const MAX_DISCARDED: usize = 1024 * 1024;
@@ -38,7 +38,8 @@ pub(crate) trait WrappedStream: AsyncRead + AsyncWrite + Send + Sync {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync> WrappedStream for T {}
 
-type BoxedStream = Pin<Box<dyn WrappedStream>>;
+/// Its drop is the user's, and may come from anywhere: a setup that fails, a half that is the last one.
+type BoxedStream = Disposed<Pin<Box<dyn WrappedStream>>>;
 
 /// A wrapped stream cannot be split; its halves take turns.
 type SharedStream = Arc<Mutex<BoxedStream>>;
@@ -60,7 +61,7 @@ impl Transport {
         let tcp = (&mut stream as &mut dyn Any).downcast_mut::<Option<TcpStream>>().and_then(Option::take);
         match (tcp, stream) {
             (Some(tcp), _) => Self::Tcp(tcp),
-            (None, Some(wrapped)) => Self::Wrapped(Box::pin(wrapped)),
+            (None, Some(wrapped)) => Self::Wrapped(Disposed::new(Box::pin(wrapped))),
             (None, None) => Self::Taken,
         }
     }

@@ -6,8 +6,10 @@
 //!         load ----> write ----> flush ----> count, confirm ------------------------+
 //!           |          |           |
 //!           |          +-----------+--> error or timeout: the batch fails
-//!           +--> the outbox is finished: shut the stream
+//!           +--> the outbox is finished: its stream is given back
 //! ```
+//!
+//! However much is queued, and however much the stream takes, the loop gives way after [`BYTES_PER_TURN`].
 
 use std::{
     future::{Future, poll_fn},
@@ -36,7 +38,8 @@ use crate::{
 /// from memory.
 const BYTES_PER_TURN: usize = 256 * 1024;
 
-/// What a message counts for beside its bytes: a turn ends after about 2,048 small ones, as that of a reader does.
+/// What a message counts for beside its bytes once its batch is written: a turn ends behind the batch that completes about
+/// 2,048 small ones, as many as a reader's.
 const MESSAGE_WEIGHT: usize = BYTES_PER_TURN / 2048;
 
 /// How a write loop ended.
@@ -174,9 +177,7 @@ where
     /// Writes, flushes and reports one batch.
     fn poll_batch(&mut self, cx: &mut Context<'_>, left_of_turn: &mut usize) -> Poll<Result<(), Failure>> {
         if !coop::has_budget_remaining() {
-            // It is this task that must give way, not the peer that is slow: no time is counted.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+            return give_way(cx);
         }
         if self.batch.bytes.is_empty() {
             // Nothing will be asked of the stream, which would count as work of this turn.
@@ -188,6 +189,8 @@ where
         match self.poll_write_and_flush(cx, left_of_turn) {
             Poll::Ready(result) => result?,
             Poll::Pending if *left_of_turn == 0 => return poll_yield(cx),
+            // The stream may have asked for what is not there.
+            Poll::Pending if !coop::has_budget_remaining() => return give_way(cx),
             Poll::Pending => {
                 ready!(self.poll_timeout(cx));
                 return Poll::Ready(Err(Failure { error: error::flush_timeout(), is_timeout: true, panicked: None }));
@@ -201,7 +204,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// Pending with nothing left of the turn: it is over.
+    /// Pending with nothing left of the turn: it is over. A flush that has to wait then is asked again in the next one, and
+    /// only from there on is the peer the one that is slow.
     fn poll_write_and_flush(&mut self, cx: &mut Context<'_>, left_of_turn: &mut usize) -> Poll<io::Result<()>> {
         while self.written < self.batch.bytes.len() {
             if *left_of_turn == 0 {
@@ -232,6 +236,12 @@ where
             self.timer = None;
         }
     }
+}
+
+/// Without budget it is this task that must give way, not the peer that is slow: no time is counted.
+fn give_way<T>(cx: &Context<'_>) -> Poll<T> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// Tells the outbox that its writer is gone, however it went.

@@ -3,14 +3,22 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex},
-    task::{Context, Poll},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{BufMut, BytesMut};
 use proptest::prelude::*;
-use tokio::{io::AsyncWrite, sync::oneshot};
+use tokio::{
+    io::AsyncWrite,
+    sync::oneshot,
+    task::{coop, yield_now},
+    time::advance,
+};
 use tokio_util::codec::Encoder;
 
 use super::{
@@ -160,13 +168,13 @@ proptest! {
             let mut accepted: Vec<(Message, Option<oneshot::Receiver<io::Result<()>>>)> = Vec::new();
             'messages: for (message, wants_receipt, yields) in messages {
                 for _ in 0..yields {
-                    tokio::task::yield_now().await;
+                    yield_now().await;
                 }
                 loop {
                     let (tx, rx) = oneshot::channel();
                     match outbox.push(message.clone(), wants_receipt.then_some(tx)) {
                         Ok(_) => break accepted.push((message, wants_receipt.then_some(rx))),
-                        Err(PushError::Full) => tokio::task::yield_now().await,
+                        Err(PushError::Full) => yield_now().await,
                         // The writer has failed.
                         Err(PushError::Closed) => break 'messages,
                     }
@@ -230,8 +238,8 @@ fn a_writer_that_has_to_wait_fails_after_its_timeout_and_not_for_want_of_budget(
         let outbox = Arc::new(Outbox::new(TestEncoder, &HASTY));
         assert_eq!(outbox.push(Message::Bytes(vec![1; 10_000]), None), Ok(Queued::First));
         outbox.finish();
-        while tokio::task::coop::has_budget_remaining() {
-            tokio::task::coop::consume_budget().await;
+        while coop::has_budget_remaining() {
+            coop::consume_budget().await;
         }
         let end = Writer::new(sink, outbox, Sent::default()).run().await.end;
         assert!(matches!(end, WriteEnd::Finished));
@@ -248,13 +256,13 @@ fn a_burst_from_idle_takes_exactly_the_depth_and_a_streaming_connection_a_batch_
         let queue = Arc::clone(&outbox);
         let writer = tokio::spawn(Writer::new(near, queue, Sent::default()).run());
         let push = || outbox.push(Message::Bytes(vec![0; 100]), None);
-        tokio::task::yield_now().await;
+        yield_now().await;
         for _ in 0..DEPTH {
             assert!(push().is_ok());
         }
         assert_eq!(push(), Err(PushError::Full), "idle");
         // The writer swaps the queue out and is stuck in the stream: the connection is streaming now.
-        tokio::task::yield_now().await;
+        yield_now().await;
         let mut accepted = 0;
         while push().is_ok() {
             accepted += 1;
@@ -298,6 +306,49 @@ fn a_writer_gives_way_after_256_kib_or_2048_small_messages_even_if_the_stream_ta
     let small = turns_of(vec![Message::Bytes(vec![1]); 5_000]);
     assert_eq!(small.iter().sum::<usize>(), 5_000);
     assert!(small.len() == 3 && small[..2].iter().all(|turn| (1_900..2_100).contains(turn)), "{small:?}");
+}
+
+/// Takes a byte for a unit of the budget until it is shut.
+struct Thrifty(Arc<AtomicBool>);
+
+impl AsyncWrite for Thrifty {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        let coop = ready!(coop::poll_proceed(cx));
+        if self.0.load(Ordering::SeqCst) {
+            return Poll::Pending;
+        }
+        coop.made_progress();
+        Poll::Ready(Ok(1))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn the_time_of_a_peer_does_not_begin_when_the_budget_ends_within_a_batch() {
+    static SECOND: WriteSettings =
+        WriteSettings { depth: DEPTH, flush_at: 8 * 1024, timeout: Some(Duration::from_secs(1)) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let is_shut = Arc::<AtomicBool>::default();
+        let outbox = Arc::new(Outbox::new(TestEncoder, &SECOND));
+        assert_eq!(outbox.push(Message::Bytes(vec![1; 1_000]), None), Ok(Queued::First));
+        let writer = tokio::spawn(Writer::new(Thrifty(Arc::clone(&is_shut)), outbox, Sent::default()).run());
+        yield_now().await;
+        is_shut.store(true, Ordering::SeqCst);
+        // Others keep the thread for as long.
+        advance(Duration::from_millis(900)).await;
+        yield_now().await;
+        advance(Duration::from_millis(500)).await;
+        yield_now().await;
+        assert!(!writer.is_finished(), "the peer has had half of its second");
+    });
 }
 
 proptest! {

@@ -64,8 +64,8 @@ where
     /// 64 MiB are the most. Default: 64 KiB, for which each thread keeps a buffer; another size is allocated each time.
     const INITIAL_BUFFER_SIZE: usize = 65_536;
 
-    /// How long to wait for the next complete message, in milliseconds; 0 means for ever. The clock stands still while the
-    /// queue is full, and starts anew when reading resumes. Default: 60,000.
+    /// How long to wait for the next complete message, in milliseconds; 0 means for ever. The clock also runs while a message
+    /// is being processed. It stands still while the queue is full, and starts anew when reading resumes. Default: 60,000.
     const IDLE_TIMEOUT_MS: u64 = 60_000;
 
     /// What is received.
@@ -120,11 +120,12 @@ impl<T: Reading + Clone + Send + Sync + 'static> Adapter<T> {
 
 impl<T: Reading + Clone + Send + Sync + 'static> ReadingHook for Adapter<T> {
     fn prepare(&self, addr: SocketAddr, own_side: ConnectionSide, meter: Meter) -> RunReader {
-        let decoder = self.0.codec(addr, own_side);
+        // The setup may still fail, and drop it.
+        let decoder = Disposed::new(self.0.codec(addr, own_side));
         let user = Disposed::new(self.0.clone());
         Box::new(move |half| {
             let info = meter.info().clone();
-            let mut reader = Reader::new(half, decoder, &Self::SETTINGS, meter);
+            let mut reader = Reader::new(half, decoder.into_inner(), &Self::SETTINGS, meter);
             Box::pin(async move {
                 let process = |message| user.process_message(info.addr(), message);
                 reader.run(process).await

@@ -164,8 +164,9 @@ impl Node {
     /// anything fail with [`ShuttingDown`](crate::ShuttingDown) or do nothing.
     ///
     /// When it returns, none of the node's tasks runs (except for an `on_connect` that is not abortable), none of its
-    /// sockets is open, and the last `Node` frees the rest. It takes at most `OnDisconnect::TIMEOUT_MS`, a second for
-    /// flushing and a second for tasks to be dropped. Concurrent calls all wait for the same end.
+    /// sockets is open, and the last `Node` frees the rest. Only a `connect` that is still held keeps its socket until its
+    /// next poll, which fails, or its drop. It takes at most `OnDisconnect::TIMEOUT_MS`, a second for flushing and a second
+    /// for tasks to be dropped. Concurrent calls all wait for the same end.
     ///
     /// From inside one of the node's hooks it closes the node, leaves the rest to a task, and returns; another call, from
     /// outside, waits for that task's work.

@@ -14,6 +14,9 @@ pub(crate) const CAPACITY: usize = 64 * 1024;
 /// The least room for which the rest of a buffer is worth keeping.
 pub(crate) const MIN_ROOM: usize = 4 * 1024;
 
+/// The largest piece of an incomplete message for which it pays to give the buffer back and copy the piece.
+const SMALL_REMAINDER: usize = 1024;
+
 /// A queue with one place that takes at most this much memory is kept while a connection is idle.
 const SMALL_RING: usize = 256;
 
@@ -61,6 +64,40 @@ pub(crate) fn give(mut buffer: BytesMut) {
             let rest = spare.take().filter(|rest| rest.capacity() < buffer.capacity());
             spare.set(Some(rest.unwrap_or(buffer)));
         });
+    }
+}
+
+/// Makes room in a read buffer for one sensible read of about `size` bytes.
+pub(crate) fn make_room(buffer: &mut BytesMut, size: usize) {
+    let held = buffer.len();
+    let spare = buffer.capacity() - held;
+    // A large message is left the room that its decoder reserved; only a small remainder is worth moving.
+    if spare > 0 && (spare >= size / 2 || held >= size / 2) {
+        return;
+    }
+    let wanted = if held < size / 2 { size - held } else { size };
+    // Where others have a part of the buffer, it is used up to its end.
+    if buffer.try_reclaim(wanted) || spare >= MIN_ROOM {
+        return;
+    }
+    if held <= SMALL_REMAINDER {
+        let remainder = std::mem::replace(buffer, take(size, MIN_ROOM));
+        buffer.extend_from_slice(&remainder);
+    } else {
+        buffer.reserve(wanted);
+    }
+}
+
+/// Gives a read buffer back if it holds nothing, or so little that copying it costs less than keeping the buffer.
+pub(crate) fn release(buffer: &mut BytesMut) {
+    if buffer.capacity() == 0 {
+        return;
+    }
+    if buffer.is_empty() {
+        give(std::mem::take(buffer));
+    } else if buffer.len() <= SMALL_REMAINDER && buffer.capacity() > 2 * SMALL_REMAINDER {
+        let remainder = BytesMut::from(&buffer[..]);
+        give(std::mem::replace(buffer, remainder));
     }
 }
 

@@ -46,6 +46,7 @@ mod explored {
     pub(crate) struct MutexGuard<'a, T> {
         /// `None` while it is dropped.
         guard: Option<shuttle::sync::MutexGuard<'a, T>>,
+        /// What is asked after the release.
         turn: &'a AtomicBool,
     }
 

@@ -42,9 +42,6 @@ pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(3);
 /// that floods us gives way to the others at least every 2,048 messages.
 const MESSAGES_PER_BUDGET_UNIT: u32 = 16;
 
-/// The largest piece of an incomplete message for which it pays to give the buffer back and copy the piece.
-const SMALL_REMAINDER: usize = 1024;
-
 /// How often a full queue without backpressure is read on, dropping what arrives, before other tasks get their turn.
 const READS_WHILE_FULL: u32 = 8;
 
@@ -201,12 +198,12 @@ where
         let mut reads_while_full = 0;
         loop {
             if self.end.is_some() {
-                self.release_buffer();
+                scratch::release(&mut self.buffer);
                 return Poll::Ready(());
             }
             if self.is_full() && self.settings.backpressure {
                 self.waiting_since = None;
-                self.release_buffer();
+                scratch::release(&mut self.buffer);
                 return Poll::Ready(());
             }
             if self.decodable {
@@ -226,7 +223,7 @@ where
                 }
             }
             if self.poll_read(cx).is_pending() {
-                self.release_buffer();
+                scratch::release(&mut self.buffer);
                 self.release_ring();
                 ready!(self.poll_idle(cx, timer.as_mut()));
             }
@@ -238,7 +235,7 @@ where
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.prepare_buffer();
+        scratch::make_room(&mut self.buffer, self.settings.buffer_size);
         match ready!(poll_read_buf(Pin::new(&mut self.half), cx, &mut self.buffer)) {
             // Asked after the read: the end of a connection discards input only when it has said that it is the end.
             Ok(_) if self.observer.has_ended() => self.end = Some(Box::new(ReadEnd::Stopped)),
@@ -248,40 +245,6 @@ where
         }
         self.decodable = true;
         Poll::Ready(())
-    }
-
-    /// Makes room for one sensible read.
-    fn prepare_buffer(&mut self) {
-        let (size, held) = (self.settings.buffer_size, self.buffer.len());
-        let spare = self.buffer.capacity() - held;
-        // A large message is left the room that its decoder reserved; only a small remainder is worth moving.
-        if spare > 0 && (spare >= size / 2 || held >= size / 2) {
-            return;
-        }
-        let wanted = if held < size / 2 { size - held } else { size };
-        // Where others have a part of the buffer, it is used up to its end.
-        if self.buffer.try_reclaim(wanted) || spare >= scratch::MIN_ROOM {
-            return;
-        }
-        if held <= SMALL_REMAINDER {
-            let remainder = std::mem::replace(&mut self.buffer, scratch::take(size, scratch::MIN_ROOM));
-            self.buffer.extend_from_slice(&remainder);
-        } else {
-            self.buffer.reserve(wanted);
-        }
-    }
-
-    /// Gives the buffer back if it holds nothing, or so little that copying it costs less than keeping the buffer.
-    fn release_buffer(&mut self) {
-        if self.buffer.capacity() == 0 {
-            return;
-        }
-        if self.buffer.is_empty() {
-            scratch::give(std::mem::take(&mut self.buffer));
-        } else if self.buffer.len() <= SMALL_REMAINDER && self.buffer.capacity() > 2 * SMALL_REMAINDER {
-            let remainder = BytesMut::from(&self.buffer[..]);
-            scratch::give(std::mem::replace(&mut self.buffer, remainder));
-        }
     }
 
     fn release_ring(&mut self) {

@@ -32,6 +32,7 @@ pub(super) enum LinkTask<T> {
     Running {
         /// Owns user code: the codec, a wrapped stream.
         the_loop: BoxFuture<'static, T>,
+        /// For what follows.
         link: Ender,
         /// What follows; made when it is needed, so that a connection does not carry it all its life.
         follow: fn(Result<T, Panicked>, Ender) -> BoxFuture<'static, ()>,

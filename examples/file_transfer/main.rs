@@ -4,7 +4,8 @@
 //! disk only when the oldest has its receipt, and so holds 512 KiB of a file of any length; a receiver that stands still
 //! makes it stand still, too. The receiver writes into a part file, and begins each connection with the place where it
 //! stands. A receipt tells only that the system has the bytes: so the receiver's last word, that all has come, is answered,
-//! and is said again over another connection if the answer does not come. The name of the file comes from the other side, so all that could lead out of the directory is taken off it.
+//! and is said again over another connection if the answer does not come. The name of the file comes from the other side,
+//! so all that could lead out of the directory is taken off it.
 //!
 //! ```text
 //! cargo run --example file_transfer                             # both ends, and a cut in the middle

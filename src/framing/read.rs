@@ -29,7 +29,7 @@ use tokio_util::{codec::Decoder, io::poll_read_buf};
 use super::{CLOCK_JUMP, Observer};
 use crate::{
     error, scratch,
-    task::{Disposed, Panicked, Shield, catch, dispose, dispose_all},
+    task::{Disposed, Panicked, Shield, catch, dispose, dispose_all, poll_yield},
 };
 
 /// How many messages in a row a decoder may return without consuming a byte, when no new bytes arrive either.
@@ -114,6 +114,8 @@ pub(crate) struct Reader<R, D: Decoder, O> {
     draining: bool,
     /// Whether the timer knows whom to wake.
     timer_polled: bool,
+    /// Whether the runtime has been asked once more for bytes after the time was up.
+    looked_again: bool,
 }
 
 impl<R, D, O> Reader<R, D, O>
@@ -138,6 +140,7 @@ where
             end: None,
             draining: false,
             timer_polled: false,
+            looked_again: false,
         }
     }
 
@@ -306,7 +309,10 @@ where
     fn poll_idle(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Option<Sleep>>) -> Poll<()> {
         let Some(timeout) = self.settings.idle_timeout else { return Poll::Pending };
         loop {
-            let since = *self.waiting_since.get_or_insert_with(Instant::now);
+            let since = *self.waiting_since.get_or_insert_with(|| {
+                self.looked_again = false;
+                Instant::now()
+            });
             let Some(deadline) = since.checked_add(timeout) else { return Poll::Pending };
             let Some(sleep) = timer.as_mut().as_pin_mut() else {
                 timer.set(Some(sleep_until(deadline)));
@@ -327,6 +333,11 @@ where
             } else if now - deadline > CLOCK_JUMP {
                 self.waiting_since = None;
                 timer.set(None);
+            } else if !self.looked_again {
+                // A thread that was held up learns that the time is up before it learns that there are bytes.
+                self.looked_again = true;
+                timer.set(None);
+                return poll_yield(cx);
             } else {
                 self.end = Some(Box::new(ReadEnd::Idle));
                 return Poll::Ready(());

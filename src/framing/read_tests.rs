@@ -323,6 +323,39 @@ fn the_idle_time_runs_from_the_first_turn_even_one_without_budget() {
     });
 }
 
+#[test]
+fn bytes_that_a_held_up_thread_has_not_seen_yet_arrive_before_the_idle_timeout_ends_the_connection() {
+    static IDLE: ReadSettings = ReadSettings { idle_timeout: Some(Duration::from_secs(60)), ..SETTINGS };
+    /// Has bytes when the runtime has looked once more after the time was up.
+    struct Unseen {
+        deadline: tokio::time::Instant,
+        asked_after: u32,
+    }
+    impl AsyncRead for Unseen {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if tokio::time::Instant::now() < self.deadline {
+                return Poll::Pending;
+            }
+            self.asked_after += 1;
+            if self.asked_after != 2 {
+                return Poll::Pending;
+            }
+            buf.put_slice(&[1, b'x']);
+            Poll::Ready(Ok(()))
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let begun = tokio::time::Instant::now();
+        let stream = Unseen { deadline: begun + Duration::from_secs(60), asked_after: 0 };
+        let counts = Counts::default();
+        let mut reader = Reader::new(stream, Recorder::default(), &IDLE, counts.clone());
+        let end = tokio::time::timeout(Duration::from_secs(600), reader.run(async |_| {})).await;
+        assert!(matches!(end, Ok(ReadEnd::Idle)), "{end:?}");
+        assert!(begun.elapsed() >= Duration::from_secs(120), "the message began the time anew: {:?}", begun.elapsed());
+    });
+}
+
 proptest! {
     #[test]
     fn whatever_stream_decoder_and_process_do_each_message_is_whole_in_order_and_counted(

@@ -123,6 +123,8 @@ pub(crate) struct Writer<W, M: Send + 'static, O> {
     is_flushed: bool,
     /// Runs while the peer keeps the batch waiting.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whether the runtime has been asked once more for room after the time was up.
+    looked_again: bool,
     /// Is told what passes.
     observer: O,
 }
@@ -135,7 +137,16 @@ where
 {
     pub(crate) fn new(half: W, outbox: Arc<Outbox<M>>, observer: O) -> Self {
         let outbox = WriterPresence(Some(outbox));
-        Self { half, outbox, batch: Batch::default(), written: 0, is_flushed: true, timer: None, observer }
+        Self {
+            half,
+            outbox,
+            batch: Batch::default(),
+            written: 0,
+            is_flushed: true,
+            timer: None,
+            looked_again: false,
+            observer,
+        }
     }
 
     /// Writes what is queued until the outbox is finished or a write fails; the stream is given back, open.
@@ -228,12 +239,22 @@ where
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(timeout) = self.outbox.get().settings().timeout else { return Poll::Pending };
         loop {
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now().saturating_duration_since(timer.deadline()) <= CLOCK_JUMP {
+            let timer = self.timer.get_or_insert_with(|| {
+                self.looked_again = false;
+                Box::pin(sleep(timeout))
+            });
+            if !timer.is_elapsed() {
+                ready!(timer.as_mut().poll(cx));
+            }
+            if Instant::now().saturating_duration_since(timer.deadline()) > CLOCK_JUMP {
+                self.timer = None;
+            } else if !self.looked_again {
+                // A thread that was held up learns that the time is up before it learns that there is room.
+                self.looked_again = true;
+                return poll_yield(cx);
+            } else {
                 return Poll::Ready(());
             }
-            self.timer = None;
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::{
     io::AsyncWrite,
     sync::oneshot,
     task::{coop, yield_now},
-    time::advance,
+    time::{Instant, advance},
 };
 use tokio_util::codec::Encoder;
 
@@ -348,6 +348,46 @@ fn the_time_of_a_peer_does_not_begin_when_the_budget_ends_within_a_batch() {
         advance(Duration::from_millis(500)).await;
         yield_now().await;
         assert!(!writer.is_finished(), "the peer has had half of its second");
+    });
+}
+
+/// Has room when the runtime has looked once more after a second.
+struct Unseen {
+    deadline: Instant,
+    asked_after: u32,
+}
+
+impl AsyncWrite for Unseen {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if Instant::now() < self.deadline {
+            return Poll::Pending;
+        }
+        self.asked_after += 1;
+        if self.asked_after < 2 { Poll::Pending } else { Poll::Ready(Ok(buf.len())) }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn room_that_a_held_up_thread_has_not_seen_yet_is_used_before_the_timeout_fails_the_flush() {
+    static SECOND: WriteSettings =
+        WriteSettings { depth: DEPTH, flush_at: 8 * 1024, timeout: Some(Duration::from_secs(1)) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let stream = Unseen { deadline: Instant::now() + Duration::from_secs(1), asked_after: 0 };
+        let outbox = Arc::new(Outbox::new(TestEncoder, &SECOND));
+        assert_eq!(outbox.push(Message::Bytes(vec![1; 1_000]), None), Ok(Queued::First));
+        outbox.finish();
+        let end =
+            tokio::time::timeout(Duration::from_secs(60), Writer::new(stream, outbox, Sent::default()).run()).await;
+        assert!(matches!(end.expect("the flush has a timeout").end, WriteEnd::Finished));
     });
 }
 

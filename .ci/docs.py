@@ -7,8 +7,8 @@ import fnmatch, json, pathlib, re, subprocess, sys, urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LANGUAGES = {"rust", "sh", "text", "toml", "dot"}
-# Look like files of this repository: a site, and a page that a bench writes when it is run so.
-NOT_FILES = {"docs.rs", "loaded-1w.md"}
+# Looks like a file of this repository: a site.
+NOT_FILES = {"docs.rs"}
 failures, outside, seen = [], set(), {"links": 0, "anchors": 0, "paths": 0, "blocks": 0, "commands": 0}
 
 

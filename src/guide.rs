@@ -1,6 +1,6 @@
 //! A guide in reading order: the concepts, a page per protocol, and what it takes to run a network.
 //!
-//! The pages are in reading order; each stands alone too. All programs in them are complete and run as tests: real nodes on
+//! Each page stands alone too. All programs in them are complete and run as tests: real nodes on
 //! 127.0.0.1, over in a fraction of a second, and every claim that a program makes is an assertion in it.
 //!
 //! | page | answers |

@@ -66,7 +66,7 @@ where
     const INITIAL_BUFFER_SIZE: usize = 65_536;
 
     /// How long the flush of a batch may take, in milliseconds, from the first time it has to wait for the peer;
-    /// `u64::MAX` means for ever, 0 fails the first flush that has to wait. Default: 10,000.
+    /// `u64::MAX` means for ever, 0 fails the first flush that has to wait for more than a turn. Default: 10,000.
     const TIMEOUT_MS: u64 = 10_000;
 
     /// What is sent.

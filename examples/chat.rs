@@ -210,7 +210,8 @@ impl Room {
     fn admit(&self, addr: SocketAddr, hello: Hello, decides: bool) -> bool {
         let mut members = self.members.lock();
         // A handshake that failed after this point has left its member behind, without a connection.
-        members.retain(|addr, _| self.node.is_connected(*addr) || self.node.is_connecting(*addr));
+        // Asked in this order: one that goes live in between is found by the second question.
+        members.retain(|addr, _| self.node.is_connecting(*addr) || self.node.is_connected(*addr));
         if decides && members.values().any(|member| member.id == hello.id) {
             return false;
         }

@@ -253,7 +253,8 @@ impl Handshake for Member {
         let is_expected = !dialled || self.attempts.lock().iter().any(|it| it.addr == addr && it.id == id);
         let mut peers = self.peers.lock();
         // A handshake that was cut short has left an entry without a connection.
-        peers.retain(|addr, _| self.node.is_connected(*addr) || self.node.is_connecting(*addr));
+        // Asked in this order: one that goes live in between is found by the second question.
+        peers.retain(|addr, _| self.node.is_connecting(*addr) || self.node.is_connected(*addr));
         let is_known = id == self.id || peers.values().any(|known| *known == id);
         if network != self.network || !is_expected || is_known {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a new member of this network"));

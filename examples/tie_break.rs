@@ -153,7 +153,8 @@ impl Member {
     fn admit(&self, addr: SocketAddr, id: u64) -> bool {
         let mut peers = self.peers.lock();
         // A handshake that failed, or was cancelled, after this point has left an entry without a connection.
-        peers.retain(|addr, _| self.node.is_connected(*addr) || self.node.is_connecting(*addr));
+        // Asked in this order: one that goes live in between is found by the second question.
+        peers.retain(|addr, _| self.node.is_connecting(*addr) || self.node.is_connected(*addr));
         if self.id < id && peers.values().any(|known| *known == id) {
             return false;
         }

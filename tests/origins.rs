@@ -215,6 +215,18 @@ async fn an_encode_error_is_writing() {
     row.ends_with(DisconnectOrigin::Writing, 0, 0).await;
 }
 
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
+async fn an_encode_error_is_writing_however_fast_the_peer_hangs_up() {
+    for _ in 0..500 {
+        let encode: Hook<_, _> = Some(Box::new(|_| Err(io::Error::from(io::ErrorKind::InvalidInput))));
+        let mut row = Row::<Unhurried>::new(Script { encode, process: silent(), ..Default::default() }).await;
+        row.actor.unicast_fast(row.back, Bytes::new()).unwrap();
+        assert!(read_to_eof(&mut row.peer).await.is_empty());
+        row.peer.shutdown().await.unwrap();
+        row.ends_with(DisconnectOrigin::Writing, 0, 0).await;
+    }
+}
+
 #[tokio::test(crate = "ledger")]
 async fn a_panic_of_the_encoder_is_writing() {
     let encode: Hook<_, _> = Some(Box::new(|_| panic!("{DELIBERATE}")));

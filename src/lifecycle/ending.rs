@@ -101,17 +101,14 @@ pub(super) fn after_reading(reason: Result<ReadEnd, Panicked>, link: Ender) -> B
 pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link: Ender) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         // The presence is kept to the end: whoever waits for the writer waits for its farewell too.
-        let (failed, presence) = match written {
+        let (failed, rest) = match written {
             Ok(Written { end: WriteEnd::Finished, half, presence }) => {
                 // The reader uses nothing more: what the farewell discards would be missing in it.
                 link.info.set_ended();
                 say_farewell(half, presence.get().flush_time()).await;
                 return drop(presence);
             }
-            Ok(Written { end: WriteEnd::Failed(failed), half, presence }) => {
-                dispose(half);
-                (failed, Some(presence))
-            }
+            Ok(Written { end: WriteEnd::Failed(failed), half, presence }) => (failed, Some((half, presence))),
             Err(panicked) => (FailedWrite::panicked(panicked), None),
         };
         match &failed.panicked {
@@ -119,10 +116,16 @@ pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link:
             None => debug!(parent: link.info.span(), error = describe(&failed.error), "could not write"),
         }
         // From here on a send is refused, whoever ends the connection.
-        if let Some(presence) = &presence {
+        if let Some((_, presence)) = &rest {
             presence.get().finish();
         }
-        if let Some(claim) = link.claim() {
+        let claim = link.claim();
+        // Not before the claim: the peer learns of it, and may hang up before we have told why the connection ends.
+        let presence = rest.map(|(half, presence)| {
+            dispose(half);
+            presence
+        });
+        if let Some(claim) = claim {
             if failed.is_timeout {
                 link.kernel.heuristics.write_timeouts.increment();
             }

@@ -108,13 +108,39 @@ impl<'a, F: Future> Shield<'a, F> {
         Self(place)
     }
 
+    pub(crate) fn is_clear(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Puts a future into the place, which must be clear.
+    #[inline]
+    pub(crate) fn set(&mut self, future: F) {
+        self.0.set(Some(future));
+    }
+
     /// # Panics
-    /// If the future has been cleared.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<F::Output, Panicked>> {
+    /// If the future does, or if there is none.
+    #[inline]
+    pub(crate) fn poll_uncaught(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
         let Some(future) = self.0.as_mut().as_pin_mut() else {
             unreachable!("a shielded future is not polled after its end");
         };
-        match catch(|| future.poll(cx)) {
+        future.poll(cx)
+    }
+
+    /// Drops the future.
+    ///
+    /// # Panics
+    /// If its drop does.
+    #[inline]
+    pub(crate) fn clear_uncaught(&mut self) {
+        self.0.set(None);
+    }
+
+    /// # Panics
+    /// If the future has been cleared.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<F::Output, Panicked>> {
+        match catch(|| self.poll_uncaught(cx)) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
             Err(panicked) => Poll::Ready(Err(panicked)),
@@ -123,7 +149,7 @@ impl<'a, F: Future> Shield<'a, F> {
 
     /// Drops the future.
     pub(crate) fn clear(&mut self) -> Result<(), Panicked> {
-        catch(|| self.0.set(None))
+        catch(|| self.clear_uncaught())
     }
 }
 

@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_util::{codec::Decoder, io::poll_read_buf};
 
-use super::{CLOCK_JUMP, Observer};
+use super::{CLOCK_JUMP, Observer, Tally};
 use crate::{
     error, scratch,
     task::{Disposed, Panicked, Shield, catch, dispose, dispose_all, poll_yield},
@@ -106,6 +106,8 @@ pub(crate) struct Reader<R, D: Decoder, O> {
     consumed: usize,
     /// Messages in a row that consumed nothing.
     stalls: u32,
+    /// Messages until the next look at the task's budget.
+    left_of_unit: u32,
     /// Since when the next complete message is being waited for; `None`: the clock stands still.
     waiting_since: Option<Instant>,
     /// Why the connection is to end once the queue is empty.
@@ -136,6 +138,7 @@ where
             eof: false,
             consumed: 0,
             stalls: 0,
+            left_of_unit: MESSAGES_PER_BUDGET_UNIT,
             waiting_since: None,
             end: None,
             draining: false,
@@ -158,40 +161,56 @@ where
     ) -> impl Future<Output = ReadEnd> {
         async move {
             let mut timer = pin!(None::<Sleep>);
-            let mut processed = 0_u32;
-            loop {
-                if self.observer.has_ended() {
-                    return ReadEnd::Stopped;
+            let mut place = pin!(None);
+            let mut processing = Shield::new(place.as_mut());
+            poll_fn(|cx| self.poll_run(cx, timer.as_mut(), &mut processing, &mut process)).await
+        }
+    }
+
+    fn poll_run<F: Future<Output = ()>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut timer: Pin<&mut Option<Sleep>>,
+        processing: &mut Shield<'_, F>,
+        process: &mut impl FnMut(D::Item) -> F,
+    ) -> Poll<ReadEnd> {
+        loop {
+            let Self { queue, observer, left_of_unit, .. } = self;
+            // A message goes from the queue right into the future that is polled: each copy would cost as much as the rest.
+            let run = || {
+                loop {
+                    if processing.is_clear() {
+                        if *left_of_unit == 0 || observer.has_ended() {
+                            return Poll::Ready(());
+                        }
+                        let Some(message) = queue.pop_front() else { return Poll::Ready(()) };
+                        processing.set(process(message));
+                    }
+                    ready!(processing.poll_uncaught(cx));
+                    processing.clear_uncaught();
+                    *left_of_unit -= 1;
                 }
-                let Some(message) = self.queue.pop_front() else {
-                    if let Some(end) = self.end.take() {
-                        return *end;
-                    }
-                    poll_fn(|cx| self.poll_fill(cx, timer.as_mut(), Until::FirstMessages)).await;
-                    continue;
-                };
-                let mut future = pin!(match catch(|| process(message)) {
-                    Ok(future) => Some(future),
-                    Err(panicked) => return ReadEnd::ProcessPanicked(panicked),
-                });
-                let mut future = Shield::new(future.as_mut());
-                let processing = poll_fn(|cx| {
-                    if let Poll::Ready(result) = future.poll(cx) {
-                        return Poll::Ready(result.map_err(ReadEnd::ProcessPanicked));
-                    }
+            };
+            match catch(run) {
+                Err(panicked) => return Poll::Ready(ReadEnd::ProcessPanicked(panicked)),
+                Ok(Poll::Ready(())) => {}
+                Ok(Poll::Pending) => {
                     let _ready_or_not = self.poll_fill(cx, timer.as_mut(), Until::Full);
-                    self.poll_end_of_wait(cx, timer.as_mut()).map_or(Poll::Pending, |end| Poll::Ready(Err(end)))
-                });
-                if let Err(end) = processing.await {
-                    return end;
+                    return self.poll_end_of_wait(cx, timer).map_or(Poll::Pending, Poll::Ready);
                 }
-                if let Err(panicked) = future.clear() {
-                    return ReadEnd::ProcessPanicked(panicked);
+            }
+            if self.observer.has_ended() {
+                return Poll::Ready(ReadEnd::Stopped);
+            }
+            if self.left_of_unit == 0 {
+                ready!(coop::poll_proceed(cx)).made_progress();
+                self.left_of_unit = MESSAGES_PER_BUDGET_UNIT;
+            }
+            if self.queue.is_empty() {
+                if let Some(end) = self.end.take() {
+                    return Poll::Ready(*end);
                 }
-                processed = processed.wrapping_add(1);
-                if processed.is_multiple_of(MESSAGES_PER_BUDGET_UNIT) {
-                    coop::consume_budget().await;
-                }
+                ready!(self.poll_fill(cx, timer.as_mut(), Until::FirstMessages));
             }
         }
     }
@@ -371,29 +390,6 @@ impl<R, D: Decoder, O> Drop for Reader<R, D, O> {
         dispose_all(self.queue.drain(..));
         if self.buffer.capacity() != 0 {
             scratch::give(std::mem::take(&mut self.buffer));
-        }
-    }
-}
-
-/// Reports what one run of the decoder brought, also when it panics in the middle.
-struct Tally<'a, O: Observer> {
-    /// Who is told.
-    observer: &'a O,
-    /// Messages decoded.
-    messages: usize,
-    /// Their bytes.
-    bytes: usize,
-    /// Those of them that did not fit.
-    dropped: usize,
-}
-
-impl<O: Observer> Drop for Tally<'_, O> {
-    fn drop(&mut self) {
-        if self.messages > 0 {
-            self.observer.received(self.messages, self.bytes);
-        }
-        if self.dropped > 0 {
-            self.observer.dropped(self.dropped);
         }
     }
 }

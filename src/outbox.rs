@@ -75,6 +75,8 @@ enum Activity {
     AwaitingPress,
     /// Giving senders that were turned away a chance to go on streaming, before it parks; so many turns so far.
     Lingering(u8),
+    /// Leaving a small batch to grow, until the next message or for one turn.
+    HoldingBack,
     /// Writing a batch.
     Writing,
 }
@@ -183,7 +185,14 @@ impl<M: Send + 'static> Outbox<M> {
                 state.writer = Activity::Due;
                 return Ok(Queued::First);
             }
-            self.wake_writer_from(Activity::Parked, state);
+            let is_waiting = matches!(state.writer, Activity::Parked | Activity::HoldingBack);
+            if is_waiting {
+                state.writer = Activity::Due;
+            }
+            drop(state);
+            if is_waiting {
+                self.wake_writer();
+            }
             return Ok(Queued::Expected);
         }
         state.has_been_full = true;
@@ -265,6 +274,15 @@ impl<M: Send + 'static> Outbox<M> {
             drop(surplus);
             batch.release_surplus();
             return Poll::Pending;
+        }
+        if state.is_streaming
+            && state.intake == Intake::Open
+            && matches!(before, Activity::Writing | Activity::Lingering(_))
+            && press.would_be_small_with(state.queue.len())
+        {
+            state.writer = Activity::HoldingBack;
+            drop(state);
+            return poll_yield(cx);
         }
         if std::mem::take(&mut state.has_been_full) {
             state.is_streaming = true;

@@ -172,6 +172,11 @@ impl<M> Press<M> {
         self.batch.failure.is_none() && self.batch.is_below(self.limit())
     }
 
+    /// Whether the batch would be less than a quarter full with so many messages more of the size of the last one.
+    pub(crate) fn would_be_small_with(&self, messages: usize) -> bool {
+        self.batch.weight as usize + messages.saturating_mul(self.last_size) < self.flush_at / 4
+    }
+
     /// Encodes what was swapped out until the batch is full, as a sender does.
     pub(crate) fn run(&mut self) {
         self.encode_up_to(self.limit());

@@ -53,3 +53,5 @@ impl<O: Observer> Drop for Tally<'_, O> {
 mod read_tests;
 #[cfg(test)]
 mod write_tests;
+#[cfg(test)]
+mod write_turn_tests;

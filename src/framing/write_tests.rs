@@ -27,9 +27,9 @@ use super::{
 };
 use crate::outbox::{AnyOutbox, Outbox, PushError, Queued, WriteSettings};
 
-const DEPTH: usize = 8;
+pub(super) const DEPTH: usize = 8;
 
-static PATIENT: WriteSettings =
+pub(super) static PATIENT: WriteSettings =
     WriteSettings { depth: DEPTH, flush_at: 8 * 1024, timeout: Some(Duration::from_secs(60)) };
 
 static HASTY: WriteSettings = WriteSettings { depth: DEPTH, flush_at: 8 * 1024, timeout: Some(Duration::ZERO) };
@@ -43,10 +43,17 @@ enum Step {
 }
 
 /// Repeats its script for ever.
-struct Sink {
+pub(super) struct Sink {
     script: Vec<Step>,
     next: usize,
     taken: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Sink {
+    /// Takes all that it is offered, into the vector.
+    pub(super) fn taking_all(taken: &Arc<Mutex<Vec<u8>>>) -> Self {
+        Self { script: vec![Step::Take(usize::MAX)], next: 0, taken: Arc::clone(taken) }
+    }
 }
 
 impl AsyncWrite for Sink {
@@ -78,13 +85,13 @@ impl AsyncWrite for Sink {
 
 /// A message and what its encoding comes to.
 #[derive(Debug, Clone)]
-enum Message {
+pub(super) enum Message {
     Bytes(Vec<u8>),
     Error,
     Panic,
 }
 
-struct TestEncoder;
+pub(super) struct TestEncoder;
 
 impl Encoder<Message> for TestEncoder {
     type Error = io::Error;
@@ -105,7 +112,7 @@ impl Encoder<Message> for TestEncoder {
 }
 
 #[derive(Clone, Default)]
-struct Sent(Arc<Mutex<(usize, usize)>>);
+pub(super) struct Sent(Arc<Mutex<(usize, usize)>>);
 
 impl Observer for Sent {
     fn has_ended(&self) -> bool {
@@ -274,38 +281,6 @@ fn a_burst_from_idle_takes_exactly_the_depth_and_a_streaming_connection_a_batch_
         assert_eq!(push(), Err(PushError::Closed));
         writer.abort();
     });
-}
-
-#[test]
-fn a_writer_gives_way_after_256_kib_or_2048_small_messages_even_if_the_stream_takes_all() {
-    static SMALL_BATCHES: WriteSettings = WriteSettings { depth: 5_000, flush_at: 64, timeout: None };
-    // Polled by hand: each poll is a turn.
-    let turns_of = |messages: Vec<Message>| {
-        let taken = Arc::<Mutex<Vec<u8>>>::default();
-        let sink = Sink { script: vec![Step::Take(usize::MAX)], next: 0, taken: Arc::clone(&taken) };
-        let outbox = Arc::new(Outbox::new(TestEncoder, &SMALL_BATCHES));
-        messages.into_iter().for_each(|message| assert!(outbox.push(message, None).is_ok()));
-        outbox.finish();
-        let mut writing = tokio_test::task::spawn(Writer::new(sink, outbox, Sent::default()).run());
-        let (mut turns, mut before) = (Vec::new(), 0);
-        loop {
-            let poll = writing.poll();
-            let after = taken.lock().unwrap().len();
-            turns.push(after - std::mem::replace(&mut before, after));
-            match poll {
-                Poll::Ready(written) => {
-                    assert!(matches!(written.end, WriteEnd::Finished));
-                    return turns;
-                }
-                Poll::Pending => assert!(writing.is_woken(), "it only gave way"),
-            }
-        }
-    };
-    let (turn, large) = (256 * 1024, 1_000_000);
-    assert_eq!(turns_of(vec![Message::Bytes(vec![1; large])]), [turn, turn, turn, large - 3 * turn]);
-    let small = turns_of(vec![Message::Bytes(vec![1]); 5_000]);
-    assert_eq!(small.iter().sum::<usize>(), 5_000);
-    assert!(small.len() == 3 && small[..2].iter().all(|turn| (1_900..2_100).contains(turn)), "{small:?}");
 }
 
 /// Takes a byte for a unit of the budget until it is shut.

@@ -23,8 +23,8 @@ use crate::{
     listener::Listener,
     log_budget::LogBudget,
     meter::NodeTraffic,
-    outbox::{AnyOutbox, Outbox, PushError, Queued},
-    press::Receipt,
+    outbox::{AnyOutbox, Outbox, Placed, PushError, Queued},
+    press::{Item, Receipt},
     registry::{Registry, SlotLimits},
     scope,
     task::TaskCount,
@@ -104,16 +104,32 @@ impl Kernel {
         message: M,
         receipt: Option<Receipt>,
     ) -> io::Result<()> {
-        let link = self.connection_at(addr);
-        // A connection that is older than Writing has no outbox.
-        let Some((link, outbox)) = link.as_ref().and_then(|link| Some((link, link.outbox()?))) else {
-            return Err(self.why_nobody_writes().unwrap_or_else(|| error::not_connected(addr)));
+        let item = Item { message, receipt };
+        let own = scope::connection_with(self.identity(), addr);
+        // Most messages are only queued, and to hold the link for that would cost as much again.
+        let reached = self.registry.visit(addr, |link| {
+            let is_meant = own.is_none_or(|own| own == link.info().identity());
+            // A connection that is older than Writing has no outbox.
+            let Some(outbox) = link.outbox().filter(|_| is_meant) else { return Reached::Nobody(item) };
+            let Some(outbox) = typed::<M>(outbox) else { return Reached::OtherType(item) };
+            match outbox.place(item) {
+                Placed::Queued => Reached::Queue,
+                placed => Reached::Link(Arc::clone(link), placed),
+            }
+        });
+        let (link, placed) = match reached {
+            Some(Reached::Queue) => return Ok(()),
+            Some(Reached::Link(link, placed)) => (link, placed),
+            Some(Reached::OtherType(_)) => return Err(error::writing_unsupported()),
+            Some(Reached::Nobody(_)) | None => {
+                return Err(self.why_nobody_writes().unwrap_or_else(|| error::not_connected(addr)));
+            }
         };
-        let outbox = typed::<M>(outbox)?;
-        match outbox.push(message, receipt) {
+        let Some(outbox) = link.outbox().and_then(typed::<M>) else { return Err(error::writing_unsupported()) };
+        match outbox.follow_up(placed) {
             Ok(Queued::Expected) => Ok(()),
             Ok(Queued::First) => {
-                lifecycle::start_writer(self, link);
+                lifecycle::start_writer(self, &link);
                 Ok(())
             }
             Err(PushError::Full) => Err(error::queue_full(addr, outbox.settings().depth)),
@@ -132,7 +148,7 @@ impl Kernel {
         }
         for (addr, link) in self.registry.all() {
             let Some(outbox) = link.outbox() else { continue };
-            match typed::<M>(outbox)?.push(message.clone(), None) {
+            match typed::<M>(outbox).ok_or_else(error::writing_unsupported)?.push(message.clone(), None) {
                 Ok(Queued::Expected) => {}
                 Ok(Queued::First) => lifecycle::start_writer(self, &link),
                 Err(error) => refused(addr, error),
@@ -153,9 +169,21 @@ impl Kernel {
     }
 }
 
+/// How far a message has got under the registry's lock. What is to be dropped, woken or encoded waits for its release.
+enum Reached<M> {
+    /// It is queued, and that is all.
+    Queue,
+    /// The rest is to be done.
+    Link(Arc<Link>, Placed<M>),
+    /// The connection has no outbox, or is not the one that the sender means.
+    Nobody(Item<M>),
+    /// Writing was enabled with another type of messages.
+    OtherType(Item<M>),
+}
+
 /// The messages of Writing must be of the type that is being sent.
-fn typed<M: Send + 'static>(outbox: &dyn AnyOutbox) -> io::Result<&Outbox<M>> {
-    (outbox as &dyn Any).downcast_ref().ok_or_else(error::writing_unsupported)
+fn typed<M: Send + 'static>(outbox: &dyn AnyOutbox) -> Option<&Outbox<M>> {
+    (outbox as &dyn Any).downcast_ref()
 }
 
 impl fmt::Debug for Kernel {

@@ -11,7 +11,7 @@
 use std::{
     any::Any,
     collections::VecDeque,
-    fmt, io,
+    io,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -21,7 +21,7 @@ use tokio_util::codec::Encoder;
 use crate::{
     press::{Batch, Item, Press, Receipt},
     scratch,
-    sync::{AtomicBool, Mutex, MutexGuard, OnceLock, Ordering},
+    sync::{AtomicBool, Mutex, OnceLock, Ordering},
     task::{dispose_all, poll_yield},
 };
 
@@ -60,6 +60,21 @@ pub(crate) enum Queued {
     Expected,
     /// It is the very first one: its sender has to start the writer.
     First,
+}
+
+/// Where a message has got to, and what its sender has to do about it.
+#[must_use]
+pub(crate) enum Placed<M> {
+    /// It is queued, and that is all.
+    Queued,
+    /// It is queued, and the first one of all.
+    First,
+    /// It is queued, and the writer waits for it.
+    Awaited,
+    /// It is queued in the place of those in this press.
+    ToBeEncoded(Box<Press<M>>),
+    /// It is not.
+    Refused(PushError, Item<M>),
 }
 
 /// What the writer is doing. It is woken by a message that finds it parked, and by the return of a press that it awaits.
@@ -111,7 +126,7 @@ struct State<M> {
 }
 
 impl<M> State<M> {
-    /// What a graceful end would have to wait for.
+    /// Whether a graceful end has nothing to wait for.
     fn is_flushed(&self) -> bool {
         self.queue.is_empty() && self.swapped_out == 0 && !self.has_waiting_batch && self.writer != Activity::Writing
     }
@@ -173,27 +188,26 @@ impl<M: Send + 'static> Outbox<M> {
 
     /// Queues a message, or, on a streaming connection, encodes what is queued to make room for it.
     pub(crate) fn push(&self, message: M, receipt: Option<Receipt>) -> Result<Queued, PushError> {
-        let item = Item { message, receipt };
+        let placed = self.place(Item { message, receipt });
+        self.follow_up(placed)
+    }
+
+    /// The part of a [`push`](Self::push) that runs nothing of a user's and wakes nobody.
+    #[inline]
+    pub(crate) fn place(&self, item: Item<M>) -> Placed<M> {
         let mut state = self.state.lock();
         if state.intake != Intake::Open {
-            drop(state);
-            return Err(PushError::Closed);
+            return Placed::Refused(PushError::Closed, item);
         }
         if state.queue.len() + state.swapped_out < self.settings.depth {
             scratch::push_back(&mut state.queue, item);
-            if state.writer == Activity::Unborn {
-                state.writer = Activity::Due;
-                return Ok(Queued::First);
-            }
-            let is_waiting = matches!(state.writer, Activity::Parked | Activity::HoldingBack);
-            if is_waiting {
-                state.writer = Activity::Due;
-            }
-            drop(state);
-            if is_waiting {
-                self.wake_writer();
-            }
-            return Ok(Queued::Expected);
+            let placed = match state.writer {
+                Activity::Unborn => Placed::First,
+                Activity::Parked | Activity::HoldingBack => Placed::Awaited,
+                _ => return Placed::Queued,
+            };
+            state.writer = Activity::Due;
+            return placed;
         }
         state.has_been_full = true;
         if state.is_streaming
@@ -202,13 +216,27 @@ impl<M: Send + 'static> Outbox<M> {
             std::mem::swap(&mut state.queue, &mut press.queue);
             state.swapped_out = press.queue.len();
             scratch::push_back(&mut state.queue, item);
-            drop(state);
-            press.run();
-            self.return_press(press);
-            return Ok(Queued::Expected);
+            return Placed::ToBeEncoded(press);
         }
-        drop(state);
-        Err(PushError::Full)
+        Placed::Refused(PushError::Full, item)
+    }
+
+    /// The rest of a [`push`](Self::push).
+    pub(crate) fn follow_up(&self, placed: Placed<M>) -> Result<Queued, PushError> {
+        match placed {
+            Placed::Queued => Ok(Queued::Expected),
+            Placed::First => Ok(Queued::First),
+            Placed::Awaited => {
+                self.wake_writer();
+                Ok(Queued::Expected)
+            }
+            Placed::ToBeEncoded(mut press) => {
+                press.run();
+                self.return_press(press);
+                Ok(Queued::Expected)
+            }
+            Placed::Refused(error, _) => Err(error),
+        }
     }
 
     /// Puts the press back after an encoding by a sender.
@@ -219,19 +247,14 @@ impl<M: Send + 'static> Outbox<M> {
             press.discard();
         } else {
             state.put_back(press);
-            self.wake_writer_from(Activity::AwaitingPress, state);
-        }
-    }
-
-    /// Wakes the writer if it is waiting in this way; the lock is released before.
-    fn wake_writer_from(&self, waiting: Activity, mut state: MutexGuard<'_, State<M>>) {
-        let is_waiting = state.writer == waiting;
-        if is_waiting {
-            state.writer = Activity::Due;
-        }
-        drop(state);
-        if is_waiting {
-            self.wake_writer();
+            let is_awaited = state.writer == Activity::AwaitingPress;
+            if is_awaited {
+                state.writer = Activity::Due;
+            }
+            drop(state);
+            if is_awaited {
+                self.wake_writer();
+            }
         }
     }
 
@@ -372,11 +395,5 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
 
     fn set_writer_gone(&self) {
         self.writer_gone.store(true, Ordering::Release);
-    }
-}
-
-impl<M> fmt::Debug for Outbox<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outbox").field("settings", &self.settings).finish_non_exhaustive()
     }
 }

@@ -204,9 +204,16 @@ impl<C> Registry<C> {
 
     /// Returns the live or closing connection at the address.
     pub(crate) fn get(&self, addr: SocketAddr) -> Option<Arc<C>> {
+        self.visit(addr, Arc::clone)
+    }
+
+    /// Runs a few instructions on the live or closing connection at the address: under the lock, so neither code of users
+    /// nor anything that waits.
+    #[inline]
+    pub(crate) fn visit<R>(&self, addr: SocketAddr, visitor: impl FnOnce(&Arc<C>) -> R) -> Option<R> {
         match self.state.lock().slots.get(&addr)? {
             Slot::Connecting(_) => None,
-            Slot::Live(connection) | Slot::Closing(connection) => Some(Arc::clone(connection)),
+            Slot::Live(connection) | Slot::Closing(connection) => Some(visitor(connection)),
         }
     }
 

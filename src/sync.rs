@@ -3,7 +3,7 @@
 
 #[cfg(not(all(test, pea2pea_schedules)))]
 pub(crate) use {
-    parking_lot::{Mutex, MutexGuard},
+    parking_lot::Mutex,
     std::sync::{
         OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +11,7 @@ pub(crate) use {
 };
 
 #[cfg(all(test, pea2pea_schedules))]
-pub(crate) use explored::{AtomicBool, Mutex, MutexGuard, OnceLock, Ordering};
+pub(crate) use explored::{AtomicBool, Mutex, OnceLock, Ordering};
 
 /// Shuttle's types in the form of the ordinary ones.
 #[cfg(all(test, pea2pea_schedules))]

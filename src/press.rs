@@ -4,12 +4,12 @@
 
 use std::{collections::VecDeque, io};
 
-use bytes::BytesMut;
 use tokio::sync::oneshot;
 use tokio_util::codec::Encoder;
 
 use crate::{
-    error, scratch,
+    error,
+    scratch::{self, Buffer},
     task::{Panicked, catch, dispose, dispose_all},
 };
 
@@ -41,7 +41,7 @@ pub(crate) enum EncodeError {
 #[derive(Default)]
 pub(crate) struct Batch {
     /// What goes to the stream.
-    pub(crate) bytes: BytesMut,
+    bytes: scratch::Lent,
     /// How many messages are in it.
     pub(crate) messages: u32,
     /// What it counts for against the limit: its bytes, and something for messages that have none and for receipts.
@@ -55,9 +55,7 @@ pub(crate) struct Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        if self.bytes.capacity() != 0 {
-            scratch::give(std::mem::take(&mut self.bytes));
-        }
+        scratch::give_back(&mut self.bytes);
     }
 }
 
@@ -65,8 +63,18 @@ impl Batch {
     /// Gives up the memory that an empty batch does not need.
     pub(crate) fn release_surplus(&mut self) {
         self.receipts = None;
-        if self.bytes.capacity() != 0 {
-            scratch::give(std::mem::take(&mut self.bytes));
+        scratch::give_back(&mut self.bytes);
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.as_deref().map_or(&[], |bytes| bytes)
+    }
+
+    fn clear(&mut self) {
+        self.messages = 0;
+        self.weight = 0;
+        if let Some(bytes) = &mut self.bytes {
+            bytes.clear();
         }
     }
 
@@ -88,9 +96,7 @@ impl Batch {
         for receipt in self.receipts.iter_mut().flat_map(|receipts| receipts.drain(..)) {
             let _nobody_waits = receipt.send(Ok(()));
         }
-        self.messages = 0;
-        self.weight = 0;
-        self.bytes.clear();
+        self.clear();
     }
 
     /// Reports the error for all messages in it.
@@ -121,19 +127,21 @@ impl<M, E: Encoder<M, Error = io::Error> + Send> EncodeQueue<M> for E {
         last_size: &mut usize,
         limit: usize,
     ) -> io::Result<()> {
-        while batch.is_below(limit) {
+        let Batch { bytes, messages, weight, receipts, .. } = batch;
+        let bytes = &mut **bytes.get_or_insert_default();
+        while (*weight as usize) < limit {
             let Some(Item { message, receipt }) = queue.pop_front() else { break };
-            let mut weight = 1;
+            let mut own_weight = 1;
             if let Some(receipt) = receipt {
-                batch.receipts.get_or_insert_default().push(receipt);
-                weight += RECEIPT_WEIGHT;
+                receipts.get_or_insert_default().push(receipt);
+                own_weight += RECEIPT_WEIGHT;
             }
-            let before = batch.bytes.len();
-            self.encode(message, &mut batch.bytes)?;
-            batch.messages += 1;
+            let before = bytes.len();
+            self.encode(message, bytes)?;
+            *messages += 1;
             // An encoder may do as it likes with the buffer.
-            *last_size = batch.bytes.len().saturating_sub(before);
-            batch.weight = batch.weight.saturating_add(u32::try_from(weight + *last_size).unwrap_or(u32::MAX));
+            *last_size = bytes.len().saturating_sub(before);
+            *weight = weight.saturating_add(u32::try_from(own_weight + *last_size).unwrap_or(u32::MAX));
         }
         Ok(())
     }
@@ -198,7 +206,7 @@ impl<M> Press<M> {
     /// Takes out the memory that it does not need while it is empty, if there is any.
     pub(crate) fn take_surplus(&mut self) -> Option<(VecDeque<Item<M>>, Batch)> {
         let is_surplus =
-            scratch::is_surplus(&self.queue) || self.batch.bytes.capacity() != 0 || self.batch.receipts.is_some();
+            scratch::is_surplus(&self.queue) || self.batch.bytes.is_some() || self.batch.receipts.is_some();
         is_surplus.then(|| (std::mem::take(&mut self.queue), std::mem::take(&mut self.batch)))
     }
 
@@ -212,13 +220,13 @@ impl<M> Press<M> {
         if self.batch.failure.is_some() {
             return;
         }
-        if self.batch.bytes.capacity() == 0 {
-            self.batch.bytes = if self.last_size * 2 < scratch::CAPACITY {
+        self.batch.bytes.get_or_insert_with(|| {
+            if self.last_size * 2 < scratch::CAPACITY {
                 scratch::take(self.flush_at.min(scratch::CAPACITY), scratch::CAPACITY / 2)
             } else {
-                BytesMut::with_capacity(limit + self.last_size.min(MAX_BATCH))
-            };
-        }
+                Buffer::with_capacity(limit + self.last_size.min(MAX_BATCH))
+            }
+        });
         let Self { encoder, batch, queue, last_size, .. } = self;
         let failure = match catch(|| encoder.encode_queue(queue, batch, last_size, limit)) {
             Ok(Ok(())) => return,
@@ -226,8 +234,7 @@ impl<M> Press<M> {
             Err(panicked) => EncodeError::Panicked(panicked),
         };
         // What was swapped out together fails together, and nothing of it is written.
-        batch.messages = 0;
-        batch.bytes.clear();
+        batch.clear();
         batch.failure = Some(Box::new(failure));
         let receipts = queue.iter_mut().filter_map(|item| item.receipt.take());
         batch.receipts.get_or_insert_default().extend(receipts);

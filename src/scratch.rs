@@ -4,7 +4,12 @@
 //! that arrive one by one, on whatever connections, share a buffer with the batches of their replies instead of keeping one
 //! each.
 
-use std::{cell::Cell, collections::VecDeque};
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    mem,
+    ops::{Deref, DerefMut},
+};
 
 use bytes::BytesMut;
 
@@ -20,9 +25,44 @@ const SMALL_REMAINDER: usize = 1024;
 /// A queue with one place that takes at most this much memory is kept while a connection is idle.
 const SMALL_RING: usize = 256;
 
+/// A buffer that moves as a pointer: a connection at rest keeps no room for it, and a copy of what has just been written to
+/// would wait for the write. It shares no cache line with the buffer of another thread.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct Buffer {
+    bytes: BytesMut,
+    /// Whether it was made for a remainder, and nobody but this file has had it.
+    is_small: bool,
+}
+
+impl Buffer {
+    pub(crate) fn with_capacity(capacity: usize) -> Box<Self> {
+        Box::new(Self { bytes: BytesMut::with_capacity(capacity), is_small: false })
+    }
+}
+
+impl Deref for Buffer {
+    type Target = BytesMut;
+
+    fn deref(&self) -> &BytesMut {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut BytesMut {
+        &mut self.bytes
+    }
+}
+
+/// A buffer while there is one.
+pub(crate) type Lent = Option<Box<Buffer>>;
+
 thread_local! {
     /// Empty, with at least [`MIN_ROOM`]; messages may have what lies before.
-    static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
+    static SPARE: Cell<Lent> = const { Cell::new(None) };
+    /// Empty, and small: for the next remainder.
+    static SMALL: Cell<Lent> = const { Cell::new(None) };
     /// Where the memory of the buffer begins that was last lent whole.
     static LENT: Cell<usize> = const { Cell::new(0) };
 }
@@ -30,9 +70,9 @@ thread_local! {
 /// Returns an empty buffer with room for at least `least` bytes: of the given size, or, if that is the usual one, what is
 /// left of the spare buffer.
 #[inline]
-pub(crate) fn take(size: usize, least: usize) -> BytesMut {
+pub(crate) fn take(size: usize, least: usize) -> Box<Buffer> {
     if size != CAPACITY {
-        return BytesMut::with_capacity(size);
+        return Buffer::with_capacity(size);
     }
     let mut buffer = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
     // All of it, if the messages that had parts of it are gone; asked only now and then.
@@ -40,9 +80,9 @@ pub(crate) fn take(size: usize, least: usize) -> BytesMut {
         if buffer.capacity() >= MIN_ROOM {
             // It still does for a read, and is known by where it lies.
             give(buffer);
-            return BytesMut::with_capacity(CAPACITY);
+            return Buffer::with_capacity(CAPACITY);
         }
-        buffer = BytesMut::with_capacity(CAPACITY);
+        buffer.bytes = BytesMut::with_capacity(CAPACITY);
     }
     if buffer.capacity() == CAPACITY {
         LENT.set(buffer.as_ptr().addr());
@@ -52,7 +92,7 @@ pub(crate) fn take(size: usize, least: usize) -> BytesMut {
 
 /// Takes back a buffer, or what is left of it: keeps it as the thread's spare one if it is of the usual size.
 #[inline]
-pub(crate) fn give(mut buffer: BytesMut) {
+pub(crate) fn give(mut buffer: Box<Buffer>) {
     buffer.clear();
     let before = buffer.as_ptr().addr().wrapping_sub(LENT.get());
     let is_lent = before < CAPACITY && before + buffer.capacity() <= CAPACITY && buffer.capacity() >= MIN_ROOM;
@@ -68,36 +108,51 @@ pub(crate) fn give(mut buffer: BytesMut) {
 }
 
 /// Makes room in a read buffer for one sensible read of about `size` bytes.
-pub(crate) fn make_room(buffer: &mut BytesMut, size: usize) {
+pub(crate) fn make_room(lent: &mut Lent, size: usize) -> &mut BytesMut {
+    let buffer = lent.get_or_insert_with(|| take(size, MIN_ROOM));
+    let is_small = mem::take(&mut buffer.is_small);
     let held = buffer.len();
     let spare = buffer.capacity() - held;
     // A large message is left the room that its decoder reserved; only a small remainder is worth moving.
     if spare > 0 && (spare >= size / 2 || held >= size / 2) {
-        return;
+        return buffer;
     }
     let wanted = if held < size / 2 { size - held } else { size };
     // Where others have a part of the buffer, it is used up to its end.
     if buffer.try_reclaim(wanted) || spare >= MIN_ROOM {
-        return;
+        return buffer;
     }
     if held <= SMALL_REMAINDER {
-        let remainder = std::mem::replace(buffer, take(size, MIN_ROOM));
+        let mut remainder = mem::replace(buffer, take(size, MIN_ROOM));
         buffer.extend_from_slice(&remainder);
+        if is_small {
+            remainder.clear();
+            let _gone_with_the_thread = SMALL.try_with(|small| small.set(Some(remainder)));
+        }
     } else {
         buffer.reserve(wanted);
     }
+    buffer
 }
 
 /// Gives a read buffer back if it holds nothing, or so little that copying it costs less than keeping the buffer.
-pub(crate) fn release(buffer: &mut BytesMut) {
-    if buffer.capacity() == 0 {
-        return;
-    }
+pub(crate) fn release(lent: &mut Lent) {
+    let Some(buffer) = lent else { return };
     if buffer.is_empty() {
-        give(std::mem::take(buffer));
+        give_back(lent);
     } else if buffer.len() <= SMALL_REMAINDER && buffer.capacity() > 2 * SMALL_REMAINDER {
-        let remainder = BytesMut::from(&buffer[..]);
-        give(std::mem::replace(buffer, remainder));
+        let mut remainder = SMALL.try_with(Cell::take).ok().flatten().unwrap_or_default();
+        remainder.extend_from_slice(buffer);
+        remainder.is_small = true;
+        give(mem::replace(buffer, remainder));
+    }
+}
+
+/// Gives a buffer back whatever it holds.
+#[inline]
+pub(crate) fn give_back(lent: &mut Lent) {
+    if let Some(buffer) = lent.take() {
+        give(buffer);
     }
 }
 
@@ -170,6 +225,31 @@ mod tests {
     }
 
     #[test]
+    fn a_remainder_needs_no_buffer_and_its_memory_serves_the_next_one() {
+        let mut lent = None;
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            make_room(&mut lent, CAPACITY).extend_from_slice(&[7; SMALL_REMAINDER]);
+            release(&mut lent);
+            let remainder = lent.as_ref().unwrap();
+            assert!(remainder.capacity() <= 2 * SMALL_REMAINDER, "{}", remainder.capacity());
+            places.push(remainder.as_ptr().addr());
+            make_room(&mut lent, CAPACITY);
+            assert_eq!(lent.as_ref().unwrap()[..], [7; SMALL_REMAINDER]);
+            lent.as_mut().unwrap().clear();
+        }
+        assert!(places.iter().all(|place| *place == places[0]));
+
+        // The end of a large buffer, of which others have a part, is not small.
+        let buffer = make_room(&mut lent, CAPACITY);
+        buffer.resize(buffer.capacity() - 100, 7);
+        let kept = buffer.split_to(buffer.len() - 100);
+        make_room(&mut lent, CAPACITY);
+        assert!(SMALL.take().is_some_and(|small| small.capacity() <= 2 * SMALL_REMAINDER));
+        drop(kept);
+    }
+
+    #[test]
     fn a_buffer_that_grew_or_is_not_ours_is_not_kept() {
         let mut buffer = take(CAPACITY, MIN_ROOM);
         buffer.reserve(CAPACITY * 4);
@@ -178,7 +258,7 @@ mod tests {
         give(buffer);
         assert!(SPARE.take().is_none(), "it grew");
 
-        let mut foreign = BytesMut::with_capacity(CAPACITY * 16);
+        let mut foreign = Buffer::with_capacity(CAPACITY * 16);
         foreign.resize(CAPACITY * 15 + 100, 0);
         let kept = foreign.split_to(CAPACITY * 15 + 100);
         assert!(foreign.capacity() < CAPACITY);

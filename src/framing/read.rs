@@ -18,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
 use tokio::{
     io::AsyncRead,
     task::coop,
@@ -94,8 +93,8 @@ pub(crate) struct Reader<R, D: Decoder, O> {
     settings: &'static ReadSettings,
     /// Is told what passes.
     observer: O,
-    /// Bytes that no complete message has consumed; without capacity while there are none and none are being read.
-    buffer: BytesMut,
+    /// Bytes that no complete message has consumed; none while there are none and none are being read.
+    buffer: scratch::Lent,
     /// Decoded and not being processed yet.
     queue: VecDeque<D::Item>,
     /// Whether the decoder has not yet said that it needs more bytes.
@@ -132,7 +131,7 @@ where
             decoder: Disposed::new(decoder),
             settings,
             observer,
-            buffer: BytesMut::new(),
+            buffer: None,
             queue: VecDeque::new(),
             decodable: false,
             eof: false,
@@ -257,8 +256,8 @@ where
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        scratch::make_room(&mut self.buffer, self.settings.buffer_size);
-        match ready!(poll_read_buf(Pin::new(&mut self.half), cx, &mut self.buffer)) {
+        let buffer = scratch::make_room(&mut self.buffer, self.settings.buffer_size);
+        match ready!(poll_read_buf(Pin::new(&mut self.half), cx, buffer)) {
             // Asked after the read: the end of a connection discards input only when it has said that it is the end.
             Ok(_) if self.observer.has_ended() => self.end = Some(Box::new(ReadEnd::Stopped)),
             Ok(0) => self.eof = true,
@@ -277,20 +276,17 @@ where
 
     /// Decodes until the decoder needs more bytes, the queue is full, or the stream cannot go on.
     fn decode_available(&mut self) {
+        let buffer = &mut **self.buffer.get_or_insert_default();
         let mut tally = Tally { observer: &self.observer, messages: 0, bytes: 0, dropped: 0 };
         loop {
             let is_full = self.queue.len() >= self.settings.depth;
             if is_full && self.settings.backpressure {
                 return;
             }
-            let before = self.buffer.len();
-            let decoded = if self.eof {
-                self.decoder.decode_eof(&mut self.buffer)
-            } else {
-                self.decoder.decode(&mut self.buffer)
-            };
+            let before = buffer.len();
+            let decoded = if self.eof { self.decoder.decode_eof(buffer) } else { self.decoder.decode(buffer) };
             // A decoder may replace the buffer by a longer one.
-            let consumed = before.saturating_sub(self.buffer.len());
+            let consumed = before.saturating_sub(buffer.len());
             self.consumed += consumed;
             match decoded {
                 Ok(Some(message)) => {
@@ -388,8 +384,6 @@ where
 impl<R, D: Decoder, O> Drop for Reader<R, D, O> {
     fn drop(&mut self) {
         dispose_all(self.queue.drain(..));
-        if self.buffer.capacity() != 0 {
-            scratch::give(std::mem::take(&mut self.buffer));
-        }
+        scratch::give_back(&mut self.buffer);
     }
 }

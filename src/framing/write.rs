@@ -190,7 +190,7 @@ where
         if !coop::has_budget_remaining() {
             return give_way(cx);
         }
-        if self.batch.bytes.is_empty() {
+        if self.batch.bytes().is_empty() {
             // Nothing will be asked of the stream, which would count as work of this turn.
             ready!(coop::poll_proceed(cx)).made_progress();
         }
@@ -210,7 +210,7 @@ where
         self.timer = None;
         self.is_flushed = true;
         *left_of_turn = left_of_turn.saturating_sub(self.batch.messages as usize * MESSAGE_WEIGHT);
-        self.observer.sent(self.batch.messages as usize, self.batch.bytes.len());
+        self.observer.sent(self.batch.messages as usize, self.batch.bytes().len());
         self.batch.confirm();
         Poll::Ready(Ok(()))
     }
@@ -218,11 +218,11 @@ where
     /// Pending with nothing left of the turn: it is over. A flush that has to wait then is asked again in the next one, and
     /// only from there on is the peer the one that is slow.
     fn poll_write_and_flush(&mut self, cx: &mut Context<'_>, left_of_turn: &mut usize) -> Poll<io::Result<()>> {
-        while self.written < self.batch.bytes.len() {
+        while self.written < self.batch.bytes().len() {
             if *left_of_turn == 0 {
                 return Poll::Pending;
             }
-            let rest = &self.batch.bytes[self.written..];
+            let rest = &self.batch.bytes()[self.written..];
             let chunk = &rest[..rest.len().min(*left_of_turn)];
             match ready!(Pin::new(&mut self.half).poll_write(cx, chunk))? {
                 0 => return Poll::Ready(Err(error::write_zero())),

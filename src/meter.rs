@@ -57,8 +57,8 @@ impl Observer for Meter {
 
     #[inline]
     fn received(&self, messages: usize, bytes: usize) {
-        self.info.stats().register_received_messages(messages, bytes);
-        self.node.stats.register_received_messages(messages, bytes);
+        self.info.stats().count_received_alone(messages, bytes);
+        self.node.stats.count_received(messages, bytes);
     }
 
     fn dropped(&self, messages: usize) {
@@ -77,7 +77,7 @@ impl Observer for Meter {
 
     #[inline]
     fn sent(&self, messages: usize, bytes: usize) {
-        self.info.stats().register_sent_messages(messages, bytes);
-        self.node.stats.register_sent_messages(messages, bytes);
+        self.info.stats().count_sent_alone(messages, bytes);
+        self.node.stats.count_sent(messages, bytes);
     }
 }

@@ -122,6 +122,7 @@ impl ConnectionInfo {
     }
 
     /// A number that no other connection has while this one is referred to.
+    #[inline]
     pub(crate) fn identity(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }

@@ -61,15 +61,18 @@ impl Drop for Batch {
 
 impl Batch {
     /// Gives up the memory that an empty batch does not need.
+    #[inline]
     pub(crate) fn release_surplus(&mut self) {
         self.receipts = None;
         scratch::give_back(&mut self.bytes);
     }
 
+    #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.as_deref().map_or(&[], |bytes| bytes)
     }
 
+    #[inline]
     fn clear(&mut self) {
         self.messages = 0;
         self.weight = 0;
@@ -83,15 +86,18 @@ impl Batch {
         (self.weight as usize) < limit
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.messages == 0 && self.failure.is_none()
     }
 
+    #[inline]
     pub(crate) fn take_failure(&mut self) -> Option<EncodeError> {
         self.failure.take().map(|failure| *failure)
     }
 
     /// Reports success for all messages in it, and empties it.
+    #[inline]
     pub(crate) fn confirm(&mut self) {
         for receipt in self.receipts.iter_mut().flat_map(|receipts| receipts.drain(..)) {
             let _nobody_waits = receipt.send(Ok(()));

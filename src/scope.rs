@@ -37,6 +37,7 @@ thread_local! {
 struct Entered;
 
 impl Entered {
+    #[inline]
     fn new(scope: Scope) -> Self {
         let depth = DEPTH.get();
         SCOPES.with_borrow_mut(|scopes| {
@@ -50,6 +51,7 @@ impl Entered {
 }
 
 impl Drop for Entered {
+    #[inline]
     fn drop(&mut self) {
         DEPTH.set(DEPTH.get() - 1);
     }

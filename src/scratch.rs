@@ -1,4 +1,4 @@
-//! One spare buffer per thread, so that a connection needs none while it holds no bytes.
+//! One spare buffer per thread, and a small one for what is incomplete, so that a connection needs none while it holds no bytes.
 //!
 //! A message may keep a part of the buffer that it was decoded from. The rest stays the spare one, so that small messages
 //! that arrive one by one, on whatever connections, share a buffer with the batches of their replies instead of keeping one
@@ -39,6 +39,13 @@ impl Buffer {
     pub(crate) fn with_capacity(capacity: usize) -> Box<Self> {
         Box::new(Self { bytes: BytesMut::with_capacity(capacity), is_small: false })
     }
+
+    /// For somebody who may do with it as he likes.
+    #[inline]
+    pub(crate) fn expose(&mut self) -> &mut BytesMut {
+        self.is_small = false;
+        &mut self.bytes
+    }
 }
 
 impl Deref for Buffer {
@@ -61,7 +68,7 @@ pub(crate) type Lent = Option<Box<Buffer>>;
 thread_local! {
     /// Empty, with at least [`MIN_ROOM`]; messages may have what lies before.
     static SPARE: Cell<Lent> = const { Cell::new(None) };
-    /// Empty, and small: for the next remainder.
+    /// Empty, with [`SMALL_REMAINDER`] bytes: for the next remainder.
     static SMALL: Cell<Lent> = const { Cell::new(None) };
     /// Where the memory of the buffer begins that was last lent whole.
     static LENT: Cell<usize> = const { Cell::new(0) };
@@ -94,6 +101,10 @@ pub(crate) fn take(size: usize, least: usize) -> Box<Buffer> {
 #[inline]
 pub(crate) fn give(mut buffer: Box<Buffer>) {
     buffer.clear();
+    if buffer.is_small {
+        let _gone_with_the_thread = SMALL.try_with(|small| small.set(Some(buffer)));
+        return;
+    }
     let before = buffer.as_ptr().addr().wrapping_sub(LENT.get());
     let is_lent = before < CAPACITY && before + buffer.capacity() <= CAPACITY && buffer.capacity() >= MIN_ROOM;
     // The second question finds buffers that grew, even where a consumed front hides it.
@@ -108,6 +119,7 @@ pub(crate) fn give(mut buffer: Box<Buffer>) {
 }
 
 /// Makes room in a read buffer for one sensible read of about `size` bytes.
+#[inline]
 pub(crate) fn make_room(lent: &mut Lent, size: usize) -> &mut BytesMut {
     let buffer = lent.get_or_insert_with(|| take(size, MIN_ROOM));
     let is_small = mem::take(&mut buffer.is_small);
@@ -125,10 +137,8 @@ pub(crate) fn make_room(lent: &mut Lent, size: usize) -> &mut BytesMut {
     if held <= SMALL_REMAINDER {
         let mut remainder = mem::replace(buffer, take(size, MIN_ROOM));
         buffer.extend_from_slice(&remainder);
-        if is_small {
-            remainder.clear();
-            let _gone_with_the_thread = SMALL.try_with(|small| small.set(Some(remainder)));
-        }
+        remainder.is_small = is_small;
+        give(remainder);
     } else {
         buffer.reserve(wanted);
     }
@@ -136,12 +146,14 @@ pub(crate) fn make_room(lent: &mut Lent, size: usize) -> &mut BytesMut {
 }
 
 /// Gives a read buffer back if it holds nothing, or so little that copying it costs less than keeping the buffer.
+#[inline]
 pub(crate) fn release(lent: &mut Lent) {
     let Some(buffer) = lent else { return };
     if buffer.is_empty() {
         give_back(lent);
     } else if buffer.len() <= SMALL_REMAINDER && buffer.capacity() > 2 * SMALL_REMAINDER {
-        let mut remainder = SMALL.try_with(Cell::take).ok().flatten().unwrap_or_default();
+        let small = SMALL.try_with(Cell::take).ok().flatten();
+        let mut remainder = small.unwrap_or_else(|| Buffer::with_capacity(SMALL_REMAINDER));
         remainder.extend_from_slice(buffer);
         remainder.is_small = true;
         give(mem::replace(buffer, remainder));
@@ -232,7 +244,7 @@ mod tests {
             make_room(&mut lent, CAPACITY).extend_from_slice(&[7; SMALL_REMAINDER]);
             release(&mut lent);
             let remainder = lent.as_ref().unwrap();
-            assert!(remainder.capacity() <= 2 * SMALL_REMAINDER, "{}", remainder.capacity());
+            assert_eq!(remainder.capacity(), SMALL_REMAINDER);
             places.push(remainder.as_ptr().addr());
             make_room(&mut lent, CAPACITY);
             assert_eq!(lent.as_ref().unwrap()[..], [7; SMALL_REMAINDER]);
@@ -240,12 +252,24 @@ mod tests {
         }
         assert!(places.iter().all(|place| *place == places[0]));
 
+        // What a decoder has had is no longer known to be small.
+        release(&mut lent);
+        make_room(&mut lent, CAPACITY).extend_from_slice(&[7; 100]);
+        release(&mut lent);
+        let mut foreign = BytesMut::zeroed(1 << 20);
+        *lent.as_mut().unwrap().expose() = foreign.split_off((1 << 20) - 10);
+        make_room(&mut lent, CAPACITY);
+        assert!(SMALL.take().is_none());
+        lent.as_mut().unwrap().clear();
+        make_room(&mut lent, CAPACITY).extend_from_slice(&[7; 100]);
+        release(&mut lent);
+
         // The end of a large buffer, of which others have a part, is not small.
         let buffer = make_room(&mut lent, CAPACITY);
         buffer.resize(buffer.capacity() - 100, 7);
         let kept = buffer.split_to(buffer.len() - 100);
         make_room(&mut lent, CAPACITY);
-        assert!(SMALL.take().is_some_and(|small| small.capacity() <= 2 * SMALL_REMAINDER));
+        assert!(SMALL.take().is_some_and(|small| small.capacity() == SMALL_REMAINDER));
         drop(kept);
     }
 

@@ -98,6 +98,7 @@ pub(crate) enum ReadHalf {
 }
 
 impl AsyncRead for ReadHalf {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
@@ -210,6 +211,7 @@ pub(crate) async fn connect(addr: SocketAddr, socket: Option<TcpSocket>) -> io::
 }
 
 impl AsyncWrite for WriteHalf {
+    #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_write(cx, buf),
@@ -217,6 +219,7 @@ impl AsyncWrite for WriteHalf {
         }
     }
 
+    #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_flush(cx),

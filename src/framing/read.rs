@@ -276,7 +276,7 @@ where
 
     /// Decodes until the decoder needs more bytes, the queue is full, or the stream cannot go on.
     fn decode_available(&mut self) {
-        let buffer = &mut **self.buffer.get_or_insert_default();
+        let buffer = self.buffer.get_or_insert_default().expose();
         let mut tally = Tally { observer: &self.observer, messages: 0, bytes: 0, dropped: 0 };
         loop {
             let is_full = self.queue.len() >= self.settings.depth;

@@ -32,7 +32,7 @@ const HEAP_TOLERANCE: usize = 4 * 1024;
 /// How many bytes an old node may hold that has no connections: itself, and the ledger and the tables of both, which do not
 /// shrink.
 const VETERAN_MEMORY: usize = 16 * 1024;
-/// The buffers that each thread keeps: at most one for each direction.
+/// The buffers that each thread keeps, and as much again.
 const SPARE_BUFFERS: usize = 2 * 64 * 1024;
 
 /// A run with so many pairs sees everything happen at least once, or it is not the run that it claims to be.

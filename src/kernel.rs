@@ -125,7 +125,7 @@ impl Kernel {
                 return Err(self.why_nobody_writes().unwrap_or_else(|| error::not_connected(addr)));
             }
         };
-        let Some(outbox) = link.outbox().and_then(typed::<M>) else { return Err(error::writing_unsupported()) };
+        let Some(outbox) = link.outbox().and_then(typed::<M>) else { unreachable!("seen under the lock") };
         match outbox.follow_up(placed) {
             Ok(Queued::Expected) => Ok(()),
             Ok(Queued::First) => {

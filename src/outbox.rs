@@ -6,10 +6,12 @@
 //!
 //! The lock is held for a few instructions only. The encoder with its batch is a value that is taken out to be used
 //! ([`State::press`] is `None` then), so no user code runs under the lock, and a send from inside an encoder is queued.
-//! The writer is started by the first message and is woken outside of the lock.
+//! The writer is started by the first message and is woken outside of the lock, which may be taken under that of the
+//! registry, and never around it.
+
+mod ending;
 
 use std::{
-    any::Any,
     collections::VecDeque,
     io,
     task::{Context, Poll, Waker},
@@ -18,19 +20,18 @@ use std::{
 
 use tokio_util::codec::Encoder;
 
+pub(crate) use ending::{AnyOutbox, MAX_FLUSH_TIME};
+
 use crate::{
     press::{Batch, Item, Press, Receipt},
     scratch,
     sync::{AtomicBool, Mutex, OnceLock, Ordering},
-    task::{dispose_all, poll_yield},
+    task::poll_yield,
 };
 
 /// How often a writer gives way before it ends a stream. A sender that was turned away and yields is polled again after
 /// the writer's first turn when both run on one thread.
 const LINGER_TURNS: u8 = 2;
-
-/// The most time that a graceful end spends on flushing what is queued.
-pub(crate) const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
 
 /// The settings of an outbox and its writer.
 #[derive(Debug)]
@@ -73,11 +74,14 @@ pub(crate) enum Placed<M> {
     Awaited,
     /// It is queued in the place of those in this press.
     ToBeEncoded(Box<Press<M>>),
+    /// It is not: the queue has to grow first.
+    NeedsRoom(Item<M>),
     /// It is not.
     Refused(PushError, Item<M>),
 }
 
-/// What the writer is doing. It is woken by a message that finds it parked, and by the return of a press that it awaits.
+/// What the writer is doing. It is woken by a message that finds it parked or holding back, and by the return of a press
+/// that it awaits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Activity {
     /// Not started: there has been no message.
@@ -94,6 +98,8 @@ enum Activity {
     HoldingBack,
     /// Writing a batch.
     Writing,
+    /// Writing a batch behind which there was nothing: parked as soon as [`Outbox::is_last_flushed`].
+    WritingLast,
 }
 
 /// Whether messages are taken.
@@ -127,8 +133,13 @@ struct State<M> {
 
 impl<M> State<M> {
     /// Whether a graceful end has nothing to wait for.
-    fn is_flushed(&self) -> bool {
-        self.queue.is_empty() && self.swapped_out == 0 && !self.has_waiting_batch && self.writer != Activity::Writing
+    fn is_flushed(&self, is_last_flushed: &AtomicBool) -> bool {
+        let is_writing = match self.writer {
+            Activity::Writing => true,
+            Activity::WritingLast => !is_last_flushed.load(Ordering::Acquire),
+            _ => false,
+        };
+        self.queue.is_empty() && self.swapped_out == 0 && !self.has_waiting_batch && !is_writing
     }
 
     /// Puts what was not encoded back in front of what was queued in the meantime.
@@ -148,6 +159,8 @@ impl<M> State<M> {
 pub(crate) enum Load {
     /// The batch has been filled.
     Batch,
+    /// The batch has been filled, and there is nothing behind it: see [`Outbox::park_after_last`].
+    LastBatch,
     /// Nothing is left, and nothing will come.
     Finished,
 }
@@ -162,6 +175,11 @@ pub(crate) struct Outbox<M> {
     waker: OnceLock<Waker>,
     /// Set when the writer is gone.
     writer_gone: AtomicBool,
+    /// Whether nothing has come for the writer since [`Activity::WritingLast`]. Set and cleared under the lock; the writer
+    /// reads it without, because whoever clears it wakes it afterwards.
+    is_last: AtomicBool,
+    /// Whether the batch of [`Activity::WritingLast`] is flushed; set by the writer alone.
+    is_last_flushed: AtomicBool,
 }
 
 impl<M: Send + 'static> Outbox<M> {
@@ -179,7 +197,14 @@ impl<M: Send + 'static> Outbox<M> {
             is_streaming: false,
             intake: Intake::Open,
         };
-        Self { settings, state: Mutex::new(state), waker: OnceLock::new(), writer_gone: AtomicBool::new(false) }
+        Self {
+            settings,
+            state: Mutex::new(state),
+            waker: OnceLock::new(),
+            writer_gone: AtomicBool::new(false),
+            is_last: AtomicBool::new(false),
+            is_last_flushed: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn settings(&self) -> &'static WriteSettings {
@@ -188,31 +213,39 @@ impl<M: Send + 'static> Outbox<M> {
 
     /// Queues a message, or, on a streaming connection, encodes what is queued to make room for it.
     pub(crate) fn push(&self, message: M, receipt: Option<Receipt>) -> Result<Queued, PushError> {
-        let placed = self.place(Item { message, receipt });
-        self.follow_up(placed)
+        self.follow_up(Placed::NeedsRoom(Item { message, receipt }))
     }
 
-    /// The part of a [`push`](Self::push) that runs nothing of a user's and wakes nobody.
+    /// The part of a [`push`](Self::push) that takes a few instructions, runs nothing of a user's and wakes nobody.
     #[inline]
     pub(crate) fn place(&self, item: Item<M>) -> Placed<M> {
+        self.place_with(item, false)
+    }
+
+    fn place_with(&self, item: Item<M>, may_grow: bool) -> Placed<M> {
         let mut state = self.state.lock();
         if state.intake != Intake::Open {
             return Placed::Refused(PushError::Closed, item);
         }
         if state.queue.len() + state.swapped_out < self.settings.depth {
+            if !may_grow && state.queue.len() == state.queue.capacity() {
+                return Placed::NeedsRoom(item);
+            }
             scratch::push_back(&mut state.queue, item);
             let placed = match state.writer {
                 Activity::Unborn => Placed::First,
-                Activity::Parked | Activity::HoldingBack => Placed::Awaited,
+                Activity::Parked | Activity::HoldingBack | Activity::WritingLast => Placed::Awaited,
                 _ => return Placed::Queued,
             };
             state.writer = Activity::Due;
+            self.is_last.store(false, Ordering::Release);
             return placed;
         }
         state.has_been_full = true;
         if state.is_streaming
             && let Some(mut press) = state.press.take_if(|press| press.has_room())
         {
+            // The other ring, which has as much room unless it is the first time.
             std::mem::swap(&mut state.queue, &mut press.queue);
             state.swapped_out = press.queue.len();
             scratch::push_back(&mut state.queue, item);
@@ -234,6 +267,10 @@ impl<M: Send + 'static> Outbox<M> {
                 press.run();
                 self.return_press(press);
                 Ok(Queued::Expected)
+            }
+            Placed::NeedsRoom(item) => {
+                let placed = self.place_with(item, true);
+                self.follow_up(placed)
             }
             Placed::Refused(error, _) => Err(error),
         }
@@ -324,8 +361,28 @@ impl<M: Send + 'static> Outbox<M> {
             press.discard();
         } else {
             state.put_back(press);
+            if state.queue.is_empty() && !state.has_waiting_batch && !state.is_streaming && state.intake == Intake::Open
+            {
+                self.is_last.store(true, Ordering::Release);
+                self.is_last_flushed.store(false, Ordering::Relaxed);
+                state.has_been_full = false;
+                state.writer = Activity::WritingLast;
+                let surplus = Self::take_surplus(&mut state);
+                drop(state);
+                drop(surplus);
+                return Poll::Ready(Load::LastBatch);
+            }
         }
         Poll::Ready(Load::Batch)
+    }
+
+    /// Parks the writer, which has flushed a [`Load::LastBatch`]; `false` if something has come for it meanwhile.
+    pub(crate) fn park_after_last(&self) -> bool {
+        let is_last = self.is_last.load(Ordering::Acquire);
+        if is_last {
+            self.is_last_flushed.store(true, Ordering::Release);
+        }
+        is_last
     }
 
     /// Takes out what an idle connection does not need, if there is any of it.
@@ -338,62 +395,3 @@ impl<M: Send + 'static> Outbox<M> {
 
 /// Memory that an idle connection gives back; it holds no messages.
 type Surplus<M> = (Option<VecDeque<Item<M>>>, Option<(VecDeque<Item<M>>, Batch)>);
-
-/// An outbox whatever its messages are: all that the end of a connection needs.
-pub(crate) trait AnyOutbox: Any + Send + Sync {
-    /// Takes no more messages, and lets the writer end once all is written; `true` if all is written already.
-    fn finish(&self) -> bool;
-
-    /// Takes no more messages and drops those that are queued; `true` if there was nothing left to write.
-    fn abandon(&self) -> bool;
-
-    /// The most time that a graceful end spends on flushing.
-    fn flush_time(&self) -> Duration;
-
-    /// Whether the writer is gone.
-    fn is_writer_gone(&self) -> bool;
-
-    /// Tells that the writer is gone.
-    fn set_writer_gone(&self);
-}
-
-impl<M: Send + 'static> AnyOutbox for Outbox<M> {
-    fn finish(&self) -> bool {
-        let mut state = self.state.lock();
-        if state.intake == Intake::Open {
-            state.intake = Intake::Finishing;
-        }
-        let is_flushed = state.is_flushed();
-        drop(state);
-        self.wake_writer();
-        is_flushed
-    }
-
-    fn abandon(&self) -> bool {
-        let mut state = self.state.lock();
-        let is_flushed = state.is_flushed();
-        state.intake = Intake::Abandoned;
-        let queue = std::mem::take(&mut state.queue);
-        let press = state.press.take();
-        state.has_waiting_batch = false;
-        drop(state);
-        self.wake_writer();
-        dispose_all(queue);
-        if let Some(press) = press {
-            press.discard();
-        }
-        is_flushed
-    }
-
-    fn flush_time(&self) -> Duration {
-        self.settings.timeout.map_or(MAX_FLUSH_TIME, |timeout| timeout.min(MAX_FLUSH_TIME))
-    }
-
-    fn is_writer_gone(&self) -> bool {
-        self.writer_gone.load(Ordering::Acquire)
-    }
-
-    fn set_writer_gone(&self) {
-        self.writer_gone.store(true, Ordering::Release);
-    }
-}

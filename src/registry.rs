@@ -208,7 +208,7 @@ impl<C> Registry<C> {
     }
 
     /// Runs a few instructions on the live or closing connection at the address: under the lock, so neither code of users
-    /// nor anything that waits.
+    /// nor anything that waits for more than the lock of an outbox.
     #[inline]
     pub(crate) fn visit<R>(&self, addr: SocketAddr, visitor: impl FnOnce(&Arc<C>) -> R) -> Option<R> {
         match self.state.lock().slots.get(&addr)? {

@@ -9,7 +9,8 @@
 //!           +--> the outbox is finished: its stream is given back
 //! ```
 //!
-//! However much is queued, and however much the stream takes, the loop gives way after [`BYTES_PER_TURN`].
+//! However much is queued, and however much the stream takes, the loop gives way after [`BYTES_PER_TURN`]. While a sender is
+//! ahead of it, `load` leaves a small batch to grow until the next message, or for one turn.
 
 use std::{
     future::{Future, poll_fn},
@@ -121,6 +122,8 @@ pub(crate) struct Writer<W, M: Send + 'static, O> {
     written: usize,
     /// Whether all of the batch has been written, flushed and reported.
     is_flushed: bool,
+    /// Whether there was nothing behind this batch.
+    is_last: bool,
     /// Runs while the peer keeps the batch waiting.
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether the runtime has been asked once more for room after the time was up.
@@ -143,6 +146,7 @@ where
             batch: Batch::default(),
             written: 0,
             is_flushed: true,
+            is_last: false,
             timer: None,
             looked_again: false,
             observer,
@@ -175,11 +179,18 @@ where
             if !self.is_flushed {
                 ready!(self.poll_batch(cx, &mut left_of_turn))?;
             }
+            if std::mem::take(&mut self.is_last) {
+                self.batch.release_surplus();
+                if self.outbox.get().park_after_last() {
+                    return Poll::Pending;
+                }
+            }
             match ready!(self.outbox.get().poll_load(cx, &mut self.batch)) {
                 Load::Finished => return Poll::Ready(Ok(())),
-                Load::Batch => {
+                load => {
                     self.written = 0;
                     self.is_flushed = false;
+                    self.is_last = load == Load::LastBatch;
                 }
             }
         }

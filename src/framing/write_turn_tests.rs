@@ -1,9 +1,16 @@
 //! When a writer gives way, and what it leaves to grow.
 
 use std::{
-    sync::{Arc, Mutex},
-    task::Poll,
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
 };
+
+use tokio::io::AsyncWrite;
 
 use super::{
     write::{WriteEnd, Writer},
@@ -88,4 +95,65 @@ fn a_writer_that_streams_leaves_a_small_batch_to_grow_until_the_next_message_or_
         outbox.finish();
         assert!(writing.poll().is_ready(), "nothing is held back at the end");
     });
+}
+
+static UNHURRIED: WriteSettings = WriteSettings { depth: DEPTH, flush_at: 8 * 1024, timeout: None };
+
+#[test]
+fn what_comes_while_the_last_batch_waits_for_the_stream_is_found_behind_it() {
+    type Came = fn(&Outbox<Message>);
+    let message: Came = |outbox| assert!(outbox.push(Message::Bytes(vec![2]), None).is_ok());
+    let finish: Came = |outbox| assert!(!outbox.finish(), "the batch is not written");
+    let abandon: Came = |outbox| assert!(!outbox.abandon(), "the batch is not written");
+    for (came, is_end) in [(message, false), (finish, true), (abandon, true)] {
+        let taken = Arc::<Mutex<Vec<u8>>>::default();
+        let is_open = Arc::<AtomicBool>::default();
+        let gate = Gate { is_open: Arc::clone(&is_open), sink: Sink::taking_all(&taken) };
+        let outbox = Arc::new(Outbox::new(TestEncoder, &UNHURRIED));
+        let mut writing = tokio_test::task::spawn(Writer::new(gate, Arc::clone(&outbox), Sent::default()).run());
+        assert!(outbox.push(Message::Bytes(vec![1]), None).is_ok());
+        assert!(writing.poll().is_pending());
+        came(&outbox);
+        assert!(writing.is_woken());
+        // This poll uses up the wake-up, and the stream has no room yet.
+        assert!(writing.poll().is_pending());
+        is_open.store(true, Ordering::SeqCst);
+        assert_eq!(writing.poll().is_ready(), is_end);
+        assert_eq!(*taken.lock().unwrap(), if is_end { vec![1] } else { vec![1, 2] });
+    }
+}
+
+#[test]
+fn a_writer_that_has_written_all_is_flushed_without_being_asked() {
+    let taken = Arc::default();
+    let outbox = Arc::new(Outbox::new(TestEncoder, &PATIENT));
+    let mut writing =
+        tokio_test::task::spawn(Writer::new(Sink::taking_all(&taken), Arc::clone(&outbox), Sent::default()).run());
+    assert!(outbox.push(Message::Bytes(vec![1]), None).is_ok());
+    assert!(writing.poll().is_pending());
+    assert!(outbox.finish(), "there is nothing to wait for");
+    assert!(writing.is_woken() && writing.poll().is_ready());
+}
+
+/// Takes nothing before it is open.
+struct Gate {
+    is_open: Arc<AtomicBool>,
+    sink: Sink,
+}
+
+impl AsyncWrite for Gate {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.is_open.load(Ordering::SeqCst) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.sink).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }

@@ -104,15 +104,15 @@ impl Kernel {
         message: M,
         receipt: Option<Receipt>,
     ) -> io::Result<()> {
-        let item = Item { message, receipt };
+        let mut item = Some(Item { message, receipt });
         let own = scope::connection_with(self.identity(), addr);
         // Most messages are only queued, and to hold the link for that would cost as much again.
         let reached = self.registry.visit(addr, |link| {
             let is_meant = own.is_none_or(|own| own == link.info().identity());
             // A connection that is older than Writing has no outbox.
-            let Some(outbox) = link.outbox().filter(|_| is_meant) else { return Reached::Nobody(item) };
-            let Some(outbox) = typed::<M>(outbox) else { return Reached::OtherType(item) };
-            match outbox.place(item) {
+            let Some(outbox) = link.outbox().filter(|_| is_meant) else { return Reached::Nobody };
+            let Some(outbox) = typed::<M>(outbox) else { return Reached::OtherType };
+            match outbox.place(&mut item, false) {
                 Placed::Queued => Reached::Queue,
                 placed => Reached::Link(Arc::clone(link), placed),
             }
@@ -120,13 +120,13 @@ impl Kernel {
         let (link, placed) = match reached {
             Some(Reached::Queue) => return Ok(()),
             Some(Reached::Link(link, placed)) => (link, placed),
-            Some(Reached::OtherType(_)) => return Err(error::writing_unsupported()),
-            Some(Reached::Nobody(_)) | None => {
+            Some(Reached::OtherType) => return Err(error::writing_unsupported()),
+            Some(Reached::Nobody) | None => {
                 return Err(self.why_nobody_writes().unwrap_or_else(|| error::not_connected(addr)));
             }
         };
         let Some(outbox) = link.outbox().and_then(typed::<M>) else { unreachable!("seen under the lock") };
-        match outbox.follow_up(placed) {
+        match outbox.follow_up(placed, item) {
             Ok(Queued::Expected) => Ok(()),
             Ok(Queued::First) => {
                 lifecycle::start_writer(self, &link);
@@ -176,9 +176,9 @@ enum Reached<M> {
     /// The rest is to be done.
     Link(Arc<Link>, Placed<M>),
     /// The connection has no outbox, or is not the one that the sender means.
-    Nobody(Item<M>),
+    Nobody,
     /// Writing was enabled with another type of messages.
-    OtherType(Item<M>),
+    OtherType,
 }
 
 /// The messages of Writing must be of the type that is being sent.

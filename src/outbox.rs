@@ -75,9 +75,9 @@ pub(crate) enum Placed<M> {
     /// It is queued in the place of those in this press.
     ToBeEncoded(Box<Press<M>>),
     /// It is not: the queue has to grow first.
-    NeedsRoom(Item<M>),
+    NeedsRoom,
     /// It is not.
-    Refused(PushError, Item<M>),
+    Refused(PushError),
 }
 
 /// What the writer is doing. It is woken by a message that finds it parked or holding back, and by the return of a press
@@ -213,25 +213,22 @@ impl<M: Send + 'static> Outbox<M> {
 
     /// Queues a message, or, on a streaming connection, encodes what is queued to make room for it.
     pub(crate) fn push(&self, message: M, receipt: Option<Receipt>) -> Result<Queued, PushError> {
-        self.follow_up(Placed::NeedsRoom(Item { message, receipt }))
+        self.follow_up(Placed::NeedsRoom, Some(Item { message, receipt }))
     }
 
-    /// The part of a [`push`](Self::push) that takes a few instructions, runs nothing of a user's and wakes nobody.
+    /// The part of a [`push`](Self::push) that takes a few instructions, runs nothing of a user's and wakes nobody. What is
+    /// queued is taken.
     #[inline]
-    pub(crate) fn place(&self, item: Item<M>) -> Placed<M> {
-        self.place_with(item, false)
-    }
-
-    fn place_with(&self, item: Item<M>, may_grow: bool) -> Placed<M> {
+    pub(crate) fn place(&self, item: &mut Option<Item<M>>, may_grow: bool) -> Placed<M> {
         let mut state = self.state.lock();
         if state.intake != Intake::Open {
-            return Placed::Refused(PushError::Closed, item);
+            return Placed::Refused(PushError::Closed);
         }
         if state.queue.len() + state.swapped_out < self.settings.depth {
             if !may_grow && state.queue.len() == state.queue.capacity() {
-                return Placed::NeedsRoom(item);
+                return Placed::NeedsRoom;
             }
-            scratch::push_back(&mut state.queue, item);
+            Self::append(&mut state.queue, item);
             let placed = match state.writer {
                 Activity::Unborn => Placed::First,
                 Activity::Parked | Activity::HoldingBack | Activity::WritingLast => Placed::Awaited,
@@ -248,14 +245,20 @@ impl<M: Send + 'static> Outbox<M> {
             // The other ring, which has as much room unless it is the first time.
             std::mem::swap(&mut state.queue, &mut press.queue);
             state.swapped_out = press.queue.len();
-            scratch::push_back(&mut state.queue, item);
+            Self::append(&mut state.queue, item);
             return Placed::ToBeEncoded(press);
         }
-        Placed::Refused(PushError::Full, item)
+        Placed::Refused(PushError::Full)
     }
 
-    /// The rest of a [`push`](Self::push).
-    pub(crate) fn follow_up(&self, placed: Placed<M>) -> Result<Queued, PushError> {
+    #[inline]
+    fn append(queue: &mut VecDeque<Item<M>>, item: &mut Option<Item<M>>) {
+        let Some(item) = item.take() else { unreachable!("an item is placed once") };
+        scratch::push_back(queue, item);
+    }
+
+    /// The rest of a [`push`](Self::push), outside of all locks.
+    pub(crate) fn follow_up(&self, placed: Placed<M>, mut item: Option<Item<M>>) -> Result<Queued, PushError> {
         match placed {
             Placed::Queued => Ok(Queued::Expected),
             Placed::First => Ok(Queued::First),
@@ -268,11 +271,11 @@ impl<M: Send + 'static> Outbox<M> {
                 self.return_press(press);
                 Ok(Queued::Expected)
             }
-            Placed::NeedsRoom(item) => {
-                let placed = self.place_with(item, true);
-                self.follow_up(placed)
+            Placed::NeedsRoom => {
+                let placed = self.place(&mut item, true);
+                self.follow_up(placed, item)
             }
-            Placed::Refused(error, _) => Err(error),
+            Placed::Refused(error) => Err(error),
         }
     }
 

@@ -1,4 +1,4 @@
-//! One spare buffer per thread, and a small one for what is incomplete, so that a connection needs none while it holds no bytes.
+//! One spare buffer per thread, so that a connection needs none while it holds no bytes.
 //!
 //! A message may keep a part of the buffer that it was decoded from. The rest stays the spare one, so that small messages
 //! that arrive one by one, on whatever connections, share a buffer with the batches of their replies instead of keeping one
@@ -29,22 +29,11 @@ const SMALL_RING: usize = 256;
 /// would wait for the write. It shares no cache line with the buffer of another thread.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(crate) struct Buffer {
-    bytes: BytesMut,
-    /// Whether it was made for a remainder, and nobody but this file has had it.
-    is_small: bool,
-}
+pub(crate) struct Buffer(BytesMut);
 
 impl Buffer {
     pub(crate) fn with_capacity(capacity: usize) -> Box<Self> {
-        Box::new(Self { bytes: BytesMut::with_capacity(capacity), is_small: false })
-    }
-
-    /// For somebody who may do with it as he likes.
-    #[inline]
-    pub(crate) fn expose(&mut self) -> &mut BytesMut {
-        self.is_small = false;
-        &mut self.bytes
+        Box::new(Self(BytesMut::with_capacity(capacity)))
     }
 }
 
@@ -52,24 +41,25 @@ impl Deref for Buffer {
     type Target = BytesMut;
 
     fn deref(&self) -> &BytesMut {
-        &self.bytes
+        &self.0
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut BytesMut {
-        &mut self.bytes
+        &mut self.0
     }
 }
 
 /// A buffer while there is one.
 pub(crate) type Lent = Option<Box<Buffer>>;
 
+/// The beginning of a message, for which no buffer is kept.
+pub(crate) type Remainder = Box<[u8]>;
+
 thread_local! {
     /// Empty, with at least [`MIN_ROOM`]; messages may have what lies before.
     static SPARE: Cell<Lent> = const { Cell::new(None) };
-    /// Empty, with [`SMALL_REMAINDER`] bytes: for the next remainder.
-    static SMALL: Cell<Lent> = const { Cell::new(None) };
     /// Where the memory of the buffer begins that was last lent whole.
     static LENT: Cell<usize> = const { Cell::new(0) };
 }
@@ -89,7 +79,7 @@ pub(crate) fn take(size: usize, least: usize) -> Box<Buffer> {
             give(buffer);
             return Buffer::with_capacity(CAPACITY);
         }
-        buffer.bytes = BytesMut::with_capacity(CAPACITY);
+        **buffer = BytesMut::with_capacity(CAPACITY);
     }
     if buffer.capacity() == CAPACITY {
         LENT.set(buffer.as_ptr().addr());
@@ -101,10 +91,6 @@ pub(crate) fn take(size: usize, least: usize) -> Box<Buffer> {
 #[inline]
 pub(crate) fn give(mut buffer: Box<Buffer>) {
     buffer.clear();
-    if buffer.is_small {
-        let _gone_with_the_thread = SMALL.try_with(|small| small.set(Some(buffer)));
-        return;
-    }
     let before = buffer.as_ptr().addr().wrapping_sub(LENT.get());
     let is_lent = before < CAPACITY && before + buffer.capacity() <= CAPACITY && buffer.capacity() >= MIN_ROOM;
     // The second question finds buffers that grew, even where a consumed front hides it.
@@ -120,9 +106,8 @@ pub(crate) fn give(mut buffer: Box<Buffer>) {
 
 /// Makes room in a read buffer for one sensible read of about `size` bytes.
 #[inline]
-pub(crate) fn make_room(lent: &mut Lent, size: usize) -> &mut BytesMut {
-    let buffer = lent.get_or_insert_with(|| take(size, MIN_ROOM));
-    let is_small = mem::take(&mut buffer.is_small);
+pub(crate) fn make_room<'a>(lent: &'a mut Lent, remainder: &mut Remainder, size: usize) -> &'a mut BytesMut {
+    let buffer = restore(lent, remainder, size);
     let held = buffer.len();
     let spare = buffer.capacity() - held;
     // A large message is left the room that its decoder reserved; only a small remainder is worth moving.
@@ -135,28 +120,35 @@ pub(crate) fn make_room(lent: &mut Lent, size: usize) -> &mut BytesMut {
         return buffer;
     }
     if held <= SMALL_REMAINDER {
-        let mut remainder = mem::replace(buffer, take(size, MIN_ROOM));
-        buffer.extend_from_slice(&remainder);
-        remainder.is_small = is_small;
-        give(remainder);
+        let used_up = mem::replace(buffer, take(size, MIN_ROOM));
+        buffer.extend_from_slice(&used_up);
     } else {
         buffer.reserve(wanted);
     }
     buffer
 }
 
+/// Takes a buffer of about `size` bytes, unless there is one, and puts the remainder into it.
+#[inline]
+pub(crate) fn restore<'a>(lent: &'a mut Lent, remainder: &mut Remainder, size: usize) -> &'a mut Box<Buffer> {
+    lent.get_or_insert_with(|| {
+        let mut buffer = take(size, MIN_ROOM);
+        if !remainder.is_empty() {
+            buffer.extend_from_slice(&mem::take(remainder));
+        }
+        buffer
+    })
+}
+
 /// Gives a read buffer back if it holds nothing, or so little that copying it costs less than keeping the buffer.
 #[inline]
-pub(crate) fn release(lent: &mut Lent) {
+pub(crate) fn release(lent: &mut Lent, remainder: &mut Remainder) {
     let Some(buffer) = lent else { return };
-    if buffer.is_empty() {
+    if buffer.len() <= SMALL_REMAINDER {
+        if !buffer.is_empty() {
+            *remainder = Remainder::from(&buffer[..]);
+        }
         give_back(lent);
-    } else if buffer.len() <= SMALL_REMAINDER && buffer.capacity() > 2 * SMALL_REMAINDER {
-        let small = SMALL.try_with(Cell::take).ok().flatten();
-        let mut remainder = small.unwrap_or_else(|| Buffer::with_capacity(SMALL_REMAINDER));
-        remainder.extend_from_slice(buffer);
-        remainder.is_small = true;
-        give(mem::replace(buffer, remainder));
     }
 }
 
@@ -184,6 +176,8 @@ pub(crate) fn push_back<T>(ring: &mut VecDeque<T>, item: T) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BufMut;
+
     use super::*;
 
     #[test]
@@ -237,40 +231,22 @@ mod tests {
     }
 
     #[test]
-    fn a_remainder_needs_no_buffer_and_its_memory_serves_the_next_one() {
-        let mut lent = None;
-        let mut places = Vec::new();
-        for _ in 0..3 {
-            make_room(&mut lent, CAPACITY).extend_from_slice(&[7; SMALL_REMAINDER]);
-            release(&mut lent);
-            let remainder = lent.as_ref().unwrap();
-            assert_eq!(remainder.capacity(), SMALL_REMAINDER);
-            places.push(remainder.as_ptr().addr());
-            make_room(&mut lent, CAPACITY);
-            assert_eq!(lent.as_ref().unwrap()[..], [7; SMALL_REMAINDER]);
-            lent.as_mut().unwrap().clear();
-        }
-        assert!(places.iter().all(|place| *place == places[0]));
+    fn a_remainder_needs_no_buffer() {
+        let (mut lent, mut remainder) = (None, Remainder::default());
+        make_room(&mut lent, &mut remainder, CAPACITY).extend_from_slice(&[7; SMALL_REMAINDER]);
+        release(&mut lent, &mut remainder);
+        assert!(lent.is_none());
+        assert_eq!(remainder[..], [7; SMALL_REMAINDER]);
+        let buffer = make_room(&mut lent, &mut remainder, CAPACITY);
+        assert_eq!(buffer[..], [7; SMALL_REMAINDER]);
+        assert!(remainder.is_empty());
 
-        // What a decoder has had is no longer known to be small.
-        release(&mut lent);
-        make_room(&mut lent, CAPACITY).extend_from_slice(&[7; 100]);
-        release(&mut lent);
-        let mut foreign = BytesMut::zeroed(1 << 20);
-        *lent.as_mut().unwrap().expose() = foreign.split_off((1 << 20) - 10);
-        make_room(&mut lent, CAPACITY);
-        assert!(SMALL.take().is_none());
+        buffer.put_u8(7);
+        release(&mut lent, &mut remainder);
+        assert!(lent.is_some(), "too much to be copied each time");
         lent.as_mut().unwrap().clear();
-        make_room(&mut lent, CAPACITY).extend_from_slice(&[7; 100]);
-        release(&mut lent);
-
-        // The end of a large buffer, of which others have a part, is not small.
-        let buffer = make_room(&mut lent, CAPACITY);
-        buffer.resize(buffer.capacity() - 100, 7);
-        let kept = buffer.split_to(buffer.len() - 100);
-        make_room(&mut lent, CAPACITY);
-        assert!(SMALL.take().is_some_and(|small| small.capacity() == SMALL_REMAINDER));
-        drop(kept);
+        release(&mut lent, &mut remainder);
+        assert!(lent.is_none() && remainder.is_empty());
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub(crate) struct Reader<R, D: Decoder, O> {
     observer: O,
     /// Bytes that no complete message has consumed; none while there are none and none are being read.
     buffer: scratch::Lent,
+    /// Those of them for which no buffer is kept.
+    remainder: scratch::Remainder,
     /// Decoded and not being processed yet.
     queue: VecDeque<D::Item>,
     /// Whether the decoder has not yet said that it needs more bytes.
@@ -132,6 +134,7 @@ where
             settings,
             observer,
             buffer: None,
+            remainder: scratch::Remainder::default(),
             queue: VecDeque::new(),
             decodable: false,
             eof: false,
@@ -219,12 +222,12 @@ where
         let mut reads_while_full = 0;
         loop {
             if self.end.is_some() {
-                scratch::release(&mut self.buffer);
+                scratch::release(&mut self.buffer, &mut self.remainder);
                 return Poll::Ready(());
             }
             if self.is_full() && self.settings.backpressure {
                 self.waiting_since = None;
-                scratch::release(&mut self.buffer);
+                scratch::release(&mut self.buffer, &mut self.remainder);
                 return Poll::Ready(());
             }
             if self.decodable {
@@ -244,7 +247,7 @@ where
                 }
             }
             if self.poll_read(cx).is_pending() {
-                scratch::release(&mut self.buffer);
+                scratch::release(&mut self.buffer, &mut self.remainder);
                 self.release_ring();
                 ready!(self.poll_idle(cx, timer.as_mut()));
             }
@@ -256,7 +259,7 @@ where
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let buffer = scratch::make_room(&mut self.buffer, self.settings.buffer_size);
+        let buffer = scratch::make_room(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
         match ready!(poll_read_buf(Pin::new(&mut self.half), cx, buffer)) {
             // Asked after the read: the end of a connection discards input only when it has said that it is the end.
             Ok(_) if self.observer.has_ended() => self.end = Some(Box::new(ReadEnd::Stopped)),
@@ -276,7 +279,7 @@ where
 
     /// Decodes until the decoder needs more bytes, the queue is full, or the stream cannot go on.
     fn decode_available(&mut self) {
-        let buffer = self.buffer.get_or_insert_default().expose();
+        let buffer = scratch::restore(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
         let mut tally = Tally { observer: &self.observer, messages: 0, bytes: 0, dropped: 0 };
         loop {
             let is_full = self.queue.len() >= self.settings.depth;

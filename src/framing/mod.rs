@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+mod idle;
 pub(crate) mod read;
 pub(crate) mod write;
 
@@ -49,6 +50,8 @@ impl<O: Observer> Drop for Tally<'_, O> {
     }
 }
 
+#[cfg(test)]
+mod idle_tests;
 #[cfg(test)]
 mod read_tests;
 #[cfg(test)]

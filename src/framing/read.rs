@@ -25,10 +25,10 @@ use tokio::{
 };
 use tokio_util::{codec::Decoder, io::poll_read_buf};
 
-use super::{CLOCK_JUMP, Observer, Tally};
+use super::{Observer, Tally, idle::IdleClock};
 use crate::{
     error, scratch,
-    task::{Disposed, Panicked, Shield, catch, dispose, dispose_all, poll_yield},
+    task::{Disposed, Panicked, Shield, catch, dispose, dispose_all},
 };
 
 /// How many messages in a row a decoder may return without consuming a byte, when no new bytes arrive either.
@@ -109,16 +109,12 @@ pub(crate) struct Reader<R, D: Decoder, O> {
     stalls: u32,
     /// Messages until the next look at the task's budget.
     left_of_unit: u32,
-    /// Since when the next complete message is being waited for; `None`: the clock stands still.
-    waiting_since: Option<Instant>,
+    /// How long the next complete message has been waited for.
+    idle_clock: IdleClock,
     /// Why the connection is to end once the queue is empty.
     end: Option<Box<ReadEnd>>,
     /// Whether the timer is set to the end of the drain.
     draining: bool,
-    /// Whether the timer knows whom to wake.
-    timer_polled: bool,
-    /// Whether the runtime has been asked once more for bytes after the time was up.
-    looked_again: bool,
 }
 
 impl<R, D, O> Reader<R, D, O>
@@ -141,11 +137,9 @@ where
             consumed: 0,
             stalls: 0,
             left_of_unit: MESSAGES_PER_BUDGET_UNIT,
-            waiting_since: None,
+            idle_clock: IdleClock::new(),
             end: None,
             draining: false,
-            timer_polled: false,
-            looked_again: false,
         }
     }
 
@@ -226,7 +220,7 @@ where
                 return Poll::Ready(());
             }
             if self.is_full() && self.settings.backpressure {
-                self.waiting_since = None;
+                self.idle_clock.stop();
                 scratch::release(&mut self.buffer, &mut self.remainder);
                 return Poll::Ready(());
             }
@@ -295,7 +289,7 @@ where
                 Ok(Some(message)) => {
                     tally.messages += 1;
                     tally.bytes += std::mem::take(&mut self.consumed);
-                    self.waiting_since = None;
+                    self.idle_clock.stop();
                     if is_full {
                         tally.dropped += 1;
                         dispose(message);
@@ -324,43 +318,11 @@ where
     }
 
     /// Ready when the next complete message took too long, the end being set then.
-    fn poll_idle(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Option<Sleep>>) -> Poll<()> {
+    fn poll_idle(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Option<Sleep>>) -> Poll<()> {
         let Some(timeout) = self.settings.idle_timeout else { return Poll::Pending };
-        loop {
-            let since = *self.waiting_since.get_or_insert_with(|| {
-                self.looked_again = false;
-                Instant::now()
-            });
-            let Some(deadline) = since.checked_add(timeout) else { return Poll::Pending };
-            let Some(sleep) = timer.as_mut().as_pin_mut() else {
-                timer.set(Some(sleep_until(deadline)));
-                self.timer_polled = false;
-                continue;
-            };
-            // One task polls the reader all its life: the timer needs to be told only once whom to wake, but it does not
-            // listen to a task without budget.
-            if self.timer_polled && !sleep.is_elapsed() {
-                return Poll::Pending;
-            }
-            self.timer_polled = coop::has_budget_remaining();
-            ready!(sleep.poll(cx));
-            // The timer is not moved with each message: it may have been set for an earlier one.
-            let now = Instant::now();
-            if now < deadline {
-                timer.set(None);
-            } else if now - deadline > CLOCK_JUMP {
-                self.waiting_since = None;
-                timer.set(None);
-            } else if !self.looked_again {
-                // A thread that was held up learns that the time is up before it learns that there are bytes.
-                self.looked_again = true;
-                timer.set(None);
-                return poll_yield(cx);
-            } else {
-                self.end = Some(Box::new(ReadEnd::Idle));
-                return Poll::Ready(());
-            }
-        }
+        ready!(self.idle_clock.poll(cx, timer, timeout));
+        self.end = Some(Box::new(ReadEnd::Idle));
+        Poll::Ready(())
     }
 
     /// Tells, while `process` is pending, whether the connection ends without waiting for it any longer.

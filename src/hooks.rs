@@ -22,8 +22,8 @@ pub(crate) trait HandshakeHook: Send + Sync {
     fn perform(self: Arc<Self>, connection: Connection) -> BoxFuture<'static, io::Result<Connection>>;
 }
 
-/// Runs a read loop to its end.
-pub(crate) type RunReader = Box<dyn FnOnce(ReadHalf) -> BoxFuture<'static, ReadEnd> + Send>;
+/// Runs a read loop to its end; it may write replies from the outbox.
+pub(crate) type RunReader = Box<dyn FnOnce(ReadHalf, Option<Arc<dyn AnyOutbox>>) -> BoxFuture<'static, ReadEnd> + Send>;
 
 /// Runs a write loop to its end.
 pub(crate) type RunWriter = Box<dyn FnOnce(WriteHalf) -> BoxFuture<'static, Written<WriteHalf>> + Send>;

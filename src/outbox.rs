@@ -10,8 +10,11 @@
 //! registry, and never around it.
 
 mod ending;
+mod replies;
+mod sending;
 
 use std::{
+    any::Any,
     collections::VecDeque,
     io,
     task::{Context, Poll, Waker},
@@ -20,10 +23,14 @@ use std::{
 
 use tokio_util::codec::Encoder;
 
-pub(crate) use ending::{AnyOutbox, MAX_FLUSH_TIME};
+pub(crate) use {
+    ending::MAX_FLUSH_TIME,
+    replies::Answering,
+    sending::{Placed, PushError, Queued},
+};
 
 use crate::{
-    press::{Batch, Item, Press, Receipt},
+    press::{Batch, Item, Press, ReplyStream},
     scratch,
     sync::{AtomicBool, Mutex, OnceLock, Ordering},
     task::poll_yield,
@@ -44,42 +51,6 @@ pub(crate) struct WriteSettings {
     pub(crate) timeout: Option<Duration>,
 }
 
-/// Why a message was not queued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PushError {
-    /// The queue is full.
-    Full,
-    /// The connection is ending.
-    Closed,
-}
-
-/// What becomes of a message that was queued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub(crate) enum Queued {
-    /// The writer will come for it.
-    Expected,
-    /// It is the very first one: its sender has to start the writer.
-    First,
-}
-
-/// Where a message has got to, and what its sender has to do about it.
-#[must_use]
-pub(crate) enum Placed<M> {
-    /// It is queued, and that is all.
-    Queued,
-    /// It is queued, and the first one of all.
-    First,
-    /// It is queued, and the writer waits for it.
-    Awaited,
-    /// It is queued in the place of those in this press.
-    ToBeEncoded(Box<Press<M>>),
-    /// It is not: the queue has to grow first.
-    NeedsRoom,
-    /// It is not.
-    Refused(PushError),
-}
-
 /// What the writer is doing. It is woken by a message that finds it parked or holding back, and by the return of a press
 /// that it awaits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +67,10 @@ enum Activity {
     Lingering(u8),
     /// Leaving a small batch to grow, until the next message or for one turn.
     HoldingBack,
-    /// Writing a batch.
+    /// Parked, with messages that `process_message` has queued in a turn of the reader: that writes them at the end of its
+    /// turn, unless somebody else wakes the writer first.
+    Replying,
+    /// Writing a batch; it may be the reader that does.
     Writing,
     /// Writing a batch behind which there was nothing: parked as soon as [`Outbox::is_last_flushed`].
     WritingLast,
@@ -165,6 +139,31 @@ pub(crate) enum Load {
     Finished,
 }
 
+/// An outbox whatever its messages are: what a reader, and the end of a connection, need of it.
+pub(crate) trait AnyOutbox: Any + Send + Sync {
+    /// A number that no other outbox has while this one exists.
+    fn identity(&self) -> usize;
+
+    /// Writes what [`Answering`] has kept from the writer, as far as the stream takes it at once; leaves the rest to the
+    /// writer.
+    fn write_replies(&self, stream: &dyn ReplyStream);
+
+    /// Takes no more messages, and lets the writer end once all is written; `true` if all is written already.
+    fn finish(&self) -> bool;
+
+    /// Takes no more messages and drops those that are queued; `true` if there was nothing left to write.
+    fn abandon(&self) -> bool;
+
+    /// The most time that a graceful end spends on flushing.
+    fn flush_time(&self) -> Duration;
+
+    /// Whether the writer is gone.
+    fn is_writer_gone(&self) -> bool;
+
+    /// Tells that the writer is gone.
+    fn set_writer_gone(&self);
+}
+
 /// The outbound queue of one connection.
 pub(crate) struct Outbox<M> {
     /// What the user chose.
@@ -209,93 +208,6 @@ impl<M: Send + 'static> Outbox<M> {
 
     pub(crate) fn settings(&self) -> &'static WriteSettings {
         self.settings
-    }
-
-    /// Queues a message, or, on a streaming connection, encodes what is queued to make room for it.
-    pub(crate) fn push(&self, message: M, receipt: Option<Receipt>) -> Result<Queued, PushError> {
-        self.follow_up(Placed::NeedsRoom, Some(Item { message, receipt }))
-    }
-
-    /// The part of a [`push`](Self::push) that takes a few instructions, runs nothing of a user's and wakes nobody. What is
-    /// queued is taken.
-    #[inline]
-    pub(crate) fn place(&self, item: &mut Option<Item<M>>, may_grow: bool) -> Placed<M> {
-        let mut state = self.state.lock();
-        if state.intake != Intake::Open {
-            return Placed::Refused(PushError::Closed);
-        }
-        if state.queue.len() + state.swapped_out < self.settings.depth {
-            if !may_grow && state.queue.len() == state.queue.capacity() {
-                return Placed::NeedsRoom;
-            }
-            Self::append(&mut state.queue, item);
-            let placed = match state.writer {
-                Activity::Unborn => Placed::First,
-                Activity::Parked | Activity::HoldingBack | Activity::WritingLast => Placed::Awaited,
-                _ => return Placed::Queued,
-            };
-            state.writer = Activity::Due;
-            self.is_last.store(false, Ordering::Release);
-            return placed;
-        }
-        state.has_been_full = true;
-        if state.is_streaming
-            && let Some(mut press) = state.press.take_if(|press| press.has_room())
-        {
-            // The other ring, which has as much room unless it is the first time.
-            std::mem::swap(&mut state.queue, &mut press.queue);
-            state.swapped_out = press.queue.len();
-            Self::append(&mut state.queue, item);
-            return Placed::ToBeEncoded(press);
-        }
-        Placed::Refused(PushError::Full)
-    }
-
-    #[inline]
-    fn append(queue: &mut VecDeque<Item<M>>, item: &mut Option<Item<M>>) {
-        let Some(item) = item.take() else { unreachable!("an item is placed once") };
-        scratch::push_back(queue, item);
-    }
-
-    /// The rest of a [`push`](Self::push), outside of all locks.
-    pub(crate) fn follow_up(&self, placed: Placed<M>, mut item: Option<Item<M>>) -> Result<Queued, PushError> {
-        match placed {
-            Placed::Queued => Ok(Queued::Expected),
-            Placed::First => Ok(Queued::First),
-            Placed::Awaited => {
-                self.wake_writer();
-                Ok(Queued::Expected)
-            }
-            Placed::ToBeEncoded(mut press) => {
-                press.run();
-                self.return_press(press);
-                Ok(Queued::Expected)
-            }
-            Placed::NeedsRoom => {
-                let placed = self.place(&mut item, true);
-                self.follow_up(placed, item)
-            }
-            Placed::Refused(error) => Err(error),
-        }
-    }
-
-    /// Puts the press back after an encoding by a sender.
-    fn return_press(&self, press: Box<Press<M>>) {
-        let mut state = self.state.lock();
-        if state.intake == Intake::Abandoned {
-            drop(state);
-            press.discard();
-        } else {
-            state.put_back(press);
-            let is_awaited = state.writer == Activity::AwaitingPress;
-            if is_awaited {
-                state.writer = Activity::Due;
-            }
-            drop(state);
-            if is_awaited {
-                self.wake_writer();
-            }
-        }
     }
 
     fn wake_writer(&self) {

@@ -4,6 +4,7 @@
 
 use std::{collections::VecDeque, io};
 
+use bytes::Buf;
 use tokio::sync::oneshot;
 use tokio_util::codec::Encoder;
 
@@ -37,6 +38,15 @@ pub(crate) enum EncodeError {
     Panicked(Panicked),
 }
 
+/// Where replies are written.
+pub(crate) trait ReplyStream {
+    /// Writes as much as is taken at once; `WouldBlock` if that is nothing.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Told of complete messages that have been handed to the OS.
+    fn sent(&self, messages: usize, bytes: usize);
+}
+
 /// Encoded messages on their way to the socket.
 #[derive(Default)]
 pub(crate) struct Batch {
@@ -44,6 +54,8 @@ pub(crate) struct Batch {
     bytes: scratch::Lent,
     /// How many messages are in it.
     pub(crate) messages: u32,
+    /// How many of its bytes the stream took before the writer got it; they are not in the buffer any more.
+    ahead: usize,
     /// What it counts for against the limit: its bytes, and something for messages that have none and for receipts.
     weight: u32,
     /// The receipts of its messages that have one.
@@ -75,6 +87,7 @@ impl Batch {
     #[inline]
     fn clear(&mut self) {
         self.messages = 0;
+        self.ahead = 0;
         self.weight = 0;
         if let Some(bytes) = &mut self.bytes {
             bytes.clear();
@@ -94,6 +107,34 @@ impl Batch {
     #[inline]
     pub(crate) fn take_failure(&mut self) -> Option<EncodeError> {
         self.failure.take().map(|failure| *failure)
+    }
+
+    /// How many bytes the stream has taken of it once it is written.
+    #[inline]
+    pub(crate) fn size(&self) -> usize {
+        self.ahead + self.bytes().len()
+    }
+
+    /// Writes it if the stream takes it at once; then it is reported and emptied. What is left, also of an error, is for
+    /// the writer.
+    pub(crate) fn try_write(&mut self, stream: &dyn ReplyStream) -> bool {
+        if self.failure.is_some() {
+            return false;
+        }
+        let rest = self.bytes().len();
+        // What has no bytes is written already.
+        let taken = if rest == 0 { 0 } else { stream.try_write(self.bytes()).unwrap_or(0) };
+        if taken < rest {
+            if let Some(bytes) = &mut self.bytes {
+                bytes.advance(taken);
+                self.ahead += taken;
+            }
+            return false;
+        }
+        stream.sent(self.messages as usize, self.size());
+        self.confirm();
+        self.release_surplus();
+        true
     }
 
     /// Reports success for all messages in it, and empties it.

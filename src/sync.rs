@@ -4,14 +4,20 @@
 #[cfg(not(all(test, pea2pea_schedules)))]
 pub(crate) use {
     parking_lot::Mutex,
-    std::sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
+    std::{
+        sync::{
+            OnceLock,
+            atomic::{AtomicBool, Ordering},
+        },
+        thread_local,
     },
 };
 
 #[cfg(all(test, pea2pea_schedules))]
-pub(crate) use explored::{AtomicBool, Mutex, OnceLock, Ordering};
+pub(crate) use {
+    explored::{AtomicBool, Mutex, OnceLock, Ordering},
+    shuttle::thread_local,
+};
 
 /// Shuttle's types in the form of the ordinary ones.
 #[cfg(all(test, pea2pea_schedules))]

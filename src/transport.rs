@@ -28,7 +28,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::task::{Disposed, caught};
+use crate::{
+    framing::ReadStream,
+    task::{Disposed, caught},
+};
 
 /// The most input that a graceful end discards before it closes the socket.
 const MAX_DISCARDED: usize = 1024 * 1024;
@@ -103,6 +106,17 @@ impl AsyncRead for ReadHalf {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
             Self::Wrapped(stream) => stream.lock().as_mut().poll_read(cx, buf),
+        }
+    }
+}
+
+impl ReadStream for ReadHalf {
+    #[inline]
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(half) => half.as_ref().try_write(bytes),
+            // It may have to be flushed, and has no write that does not wait.
+            Self::Wrapped(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }

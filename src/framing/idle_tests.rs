@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::codec::BytesCodec;
 
 use super::{
-    Observer,
+    Observer, ReadStream,
     read::{ReadEnd, ReadSettings, Reader},
 };
 
@@ -31,6 +31,8 @@ impl Observer for Nobody {
 
     fn sent(&self, _: usize, _: usize) {}
 }
+
+impl ReadStream for DuplexStream {}
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -132,6 +134,8 @@ impl AsyncRead for HeldUp {
         Poll::Ready(Ok(()))
     }
 }
+
+impl ReadStream for HeldUp {}
 
 #[test]
 fn a_tick_that_finds_a_wait_does_not_use_up_the_second_look() {

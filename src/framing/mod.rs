@@ -2,7 +2,11 @@
 //!
 //! Knows no node and no registry, and never spawns: whoever runs a loop decides what its end means.
 
-use std::time::Duration;
+use std::{io, time::Duration};
+
+use tokio::io::AsyncRead;
+
+use crate::press::ReplyStream;
 
 mod idle;
 pub(crate) mod read;
@@ -11,6 +15,14 @@ pub(crate) mod write;
 /// A timer that fires later than this was held up with the whole process (stopped, or its clock jumped): the peer had no
 /// fair chance, and its time starts anew.
 const CLOCK_JUMP: Duration = Duration::from_secs(1);
+
+/// What a reader reads from, and may write replies to.
+pub(crate) trait ReadStream: AsyncRead + Unpin {
+    /// Writes to the same peer as much as it takes at once.
+    fn try_write(&self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
 
 /// Told what passes through the loops, once for many messages, and asked whether to go on.
 pub(crate) trait Observer: Send {
@@ -25,6 +37,24 @@ pub(crate) trait Observer: Send {
 
     /// Messages were handed to the OS, none of whose receipts has been resolved yet.
     fn sent(&self, messages: usize, bytes: usize);
+}
+
+/// A reader's way to write replies.
+struct Replies<'a, R, O> {
+    /// Where they go.
+    half: &'a R,
+    /// Who is told.
+    observer: &'a O,
+}
+
+impl<R: ReadStream, O: Observer> ReplyStream for Replies<'_, R, O> {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.half.try_write(bytes)
+    }
+
+    fn sent(&self, messages: usize, bytes: usize) {
+        self.observer.sent(messages, bytes);
+    }
 }
 
 /// Reports what one run of the decoder brought, also when it panics in the middle.
@@ -54,6 +84,8 @@ impl<O: Observer> Drop for Tally<'_, O> {
 mod idle_tests;
 #[cfg(test)]
 mod read_tests;
+#[cfg(test)]
+mod reply_tests;
 #[cfg(test)]
 mod write_tests;
 #[cfg(test)]

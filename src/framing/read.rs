@@ -14,20 +14,22 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
-    io::AsyncRead,
     task::coop,
     time::{Instant, Sleep, sleep_until},
 };
 use tokio_util::{codec::Decoder, io::poll_read_buf};
 
-use super::{Observer, Tally, idle::IdleClock};
+use super::{Observer, ReadStream, Replies, Tally, idle::IdleClock};
 use crate::{
-    error, scratch,
+    error,
+    outbox::{Answering, AnyOutbox},
+    scratch,
     task::{Disposed, Panicked, Shield, catch, dispose, dispose_all},
 };
 
@@ -93,6 +95,8 @@ pub(crate) struct Reader<R, D: Decoder, O> {
     settings: &'static ReadSettings,
     /// Is told what passes.
     observer: O,
+    /// Gets what `process` sends, if replies may be written to the stream from here.
+    outbox: Option<Arc<dyn AnyOutbox>>,
     /// Bytes that no complete message has consumed; none while there are none and none are being read.
     buffer: scratch::Lent,
     /// Those of them for which no buffer is kept.
@@ -119,7 +123,7 @@ pub(crate) struct Reader<R, D: Decoder, O> {
 
 impl<R, D, O> Reader<R, D, O>
 where
-    R: AsyncRead + Unpin,
+    R: ReadStream,
     D: Decoder<Error = io::Error>,
     O: Observer,
 {
@@ -129,6 +133,7 @@ where
             decoder: Disposed::new(decoder),
             settings,
             observer,
+            outbox: None,
             buffer: None,
             remainder: scratch::Remainder::default(),
             queue: VecDeque::new(),
@@ -141,6 +146,12 @@ where
             end: None,
             draining: false,
         }
+    }
+
+    /// Lets the reader write what `process` sends to the peer.
+    pub(crate) fn with_replies(mut self, outbox: Option<Arc<dyn AnyOutbox>>) -> Self {
+        self.outbox = outbox;
+        self
     }
 
     /// Reads, decodes and processes messages, strictly in order and one at a time, until the connection ends.
@@ -164,6 +175,24 @@ where
     }
 
     fn poll_run<F: Future<Output = ()>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        timer: Pin<&mut Option<Sleep>>,
+        processing: &mut Shield<'_, F>,
+        process: &mut impl FnMut(D::Item) -> F,
+    ) -> Poll<ReadEnd> {
+        let answering = Answering::begin(self.outbox.as_deref());
+        let polled = self.poll_turn(cx, timer, processing, process);
+        // One write for all that was sent in this turn, whatever ended it: there may be no other one.
+        if answering.end()
+            && let Some(outbox) = &self.outbox
+        {
+            outbox.write_replies(&Replies { half: &self.half, observer: &self.observer });
+        }
+        polled
+    }
+
+    fn poll_turn<F: Future<Output = ()>>(
         &mut self,
         cx: &mut Context<'_>,
         mut timer: Pin<&mut Option<Sleep>>,

@@ -221,7 +221,7 @@ where
         self.timer = None;
         self.is_flushed = true;
         *left_of_turn = left_of_turn.saturating_sub(self.batch.messages as usize * MESSAGE_WEIGHT);
-        self.observer.sent(self.batch.messages as usize, self.batch.bytes().len());
+        self.observer.sent(self.batch.messages as usize, self.batch.size());
         self.batch.confirm();
         Poll::Ready(Ok(()))
     }

@@ -26,7 +26,8 @@ use crate::{
         Observer,
         write::{WriteEnd, Writer, Written},
     },
-    outbox::{AnyOutbox, Outbox, PushError, Queued, WriteSettings},
+    outbox::{Answering, AnyOutbox, Outbox, PushError, Queued, WriteSettings},
+    press::ReplyStream,
 };
 
 /// Longer than everything that a script waits for; nobody waits for it, as the clock is a paused one.
@@ -177,6 +178,33 @@ impl AsyncWrite for Sink {
     }
 }
 
+/// What a reader has of the stream: as much as it takes at once.
+struct Reply {
+    ledger: Shared,
+    step: Step,
+}
+
+impl ReplyStream for Reply {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        assert!(!bytes.is_empty(), "an empty write");
+        let mut ledger = self.ledger.lock();
+        assert_eq!(ledger.stream_failure, None, "nothing is asked of a stream that has failed");
+        assert!(!ledger.is_blocked, "the writer has not been done with the stream");
+        let is_next = ledger.encoded[ledger.taken..].starts_with(bytes);
+        assert!(is_next, "what is written is what was encoded, from where the last write ended");
+        let Step::Take(count) = self.step else { return Err(io::ErrorKind::WouldBlock.into()) };
+        let count = count.min(bytes.len());
+        ledger.taken += count;
+        Ok(count)
+    }
+
+    fn sent(&self, messages: usize, bytes: usize) {
+        let mut ledger = self.ledger.lock();
+        ledger.flushed = ledger.taken;
+        ledger.count(messages, bytes);
+    }
+}
+
 struct Counts(Shared);
 
 impl Observer for Counts {
@@ -261,7 +289,8 @@ impl Driver {
                     self.turn().await;
                 }
             }
-            26 | 27 => self.pass(Duration::from_millis(input.pick(&[0, 1, 500, 1_000, 20_000]))).await,
+            26 => self.reply(input),
+            27 => self.pass(Duration::from_millis(input.pick(&[0, 1, 500, 1_000, 20_000]))).await,
             28 => sleep(Duration::from_millis(input.pick(&[1, 900, 1_500, 70_000]))).await,
             29 => {
                 let mut ledger = self.ledger.lock();
@@ -298,6 +327,24 @@ impl Driver {
         }
         let queued = self.ledger.lock().queued();
         assert!(queued <= self.settings.depth || has_failed, "{queued} messages are queued");
+    }
+
+    /// Sends as `process_message` does, while others go on, and writes that as a reader does.
+    fn reply(&mut self, input: &mut Input<'_>) {
+        let answering = Answering::begin(Some(&*self.outbox));
+        for _ in 0..=input.below(4) {
+            self.offer(Manner::choose(input), input.below(4));
+        }
+        let has_replies = answering.end();
+        match input.below(8) {
+            0 | 1 => self.offer(Manner::choose(input), input.below(4)),
+            2 if input.below(4) == 0 => close(&self.ledger, &self.outbox, input.below(2) == 1),
+            3 => self.poll(),
+            _ => {}
+        }
+        if has_replies {
+            self.outbox.write_replies(&Reply { ledger: Arc::clone(&self.ledger), step: Step::choose(input) });
+        }
     }
 
     /// Polls the writer if it has been woken.

@@ -183,7 +183,9 @@ fn go_live(
         None => (None, None),
     };
     let mut dormant = Dormant { read, write, reader: None, writer };
-    dormant.reader = reader.and_then(|run| dormant.read.take().map(run));
+    // Replies to a wrapped stream are the writer's: it has no write that does not wait.
+    let replies = outbox.clone().filter(|_| !is_wrapped);
+    dormant.reader = reader.and_then(|run| dormant.read.take().map(|half| run(half, replies)));
     let link = Arc::new(Link::new(info.clone(), outbox, is_wrapped, dormant));
     reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
 

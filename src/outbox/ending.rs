@@ -1,32 +1,22 @@
-//! What the end of a connection needs of its outbox, whatever the messages are.
+//! What a reader, and the end of a connection, need of its outbox, whatever the messages are.
 
-use std::{any::Any, time::Duration};
+use std::time::Duration;
 
-use super::{Intake, Outbox};
-use crate::{sync::Ordering, task::dispose_all};
+use super::{AnyOutbox, Intake, Outbox};
+use crate::{press::ReplyStream, sync::Ordering, task::dispose_all};
 
 /// The most time that a graceful end spends on flushing what is queued.
 pub(crate) const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
 
-/// An outbox whatever its messages are: all that the end of a connection needs.
-pub(crate) trait AnyOutbox: Any + Send + Sync {
-    /// Takes no more messages, and lets the writer end once all is written; `true` if all is written already.
-    fn finish(&self) -> bool;
-
-    /// Takes no more messages and drops those that are queued; `true` if there was nothing left to write.
-    fn abandon(&self) -> bool;
-
-    /// The most time that a graceful end spends on flushing.
-    fn flush_time(&self) -> Duration;
-
-    /// Whether the writer is gone.
-    fn is_writer_gone(&self) -> bool;
-
-    /// Tells that the writer is gone.
-    fn set_writer_gone(&self);
-}
-
 impl<M: Send + 'static> AnyOutbox for Outbox<M> {
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    fn write_replies(&self, stream: &dyn ReplyStream) {
+        self.reply(stream);
+    }
+
     fn finish(&self) -> bool {
         let mut state = self.state.lock();
         if state.intake == Intake::Open {

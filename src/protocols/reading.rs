@@ -125,9 +125,9 @@ impl<T: Reading + Clone + Send + Sync + 'static> ReadingHook for Adapter<T> {
         // The setup may still fail, and drop it.
         let decoder = Disposed::new(self.0.codec(addr, own_side));
         let user = Disposed::new(self.0.clone());
-        Box::new(move |half| {
+        Box::new(move |half, outbox| {
             let info = meter.info().clone();
-            let mut reader = Reader::new(half, decoder.into_inner(), &Self::SETTINGS, meter);
+            let mut reader = Reader::new(half, decoder.into_inner(), &Self::SETTINGS, meter).with_replies(outbox);
             Box::pin(async move {
                 let process = |message| user.process_message(info.addr(), message);
                 reader.run(process).await

@@ -14,9 +14,12 @@ use tokio::sync::oneshot::Receiver;
 use super::{
     Sight, below, explore,
     stage::{Remains, SETTINGS, Stage, addr},
-    wire::{Message, Mood, Peer, give_way},
+    wire::{Message, Mood, Peer, ReplyWire, give_way},
 };
-use crate::outbox::PushError;
+use crate::{
+    meter::Meter,
+    outbox::{Answering, PushError},
+};
 
 /// One that has a receipt fills a batch; of those without, which are two bytes and weigh three, four begin before the half
 /// batch is full that the writer adds to its eight bytes.
@@ -164,6 +167,103 @@ fn a_graceful_end_loses_nothing_that_was_accepted() {
     }
 
     explore("a graceful end", &[&FULL, &CLOSED, &ALL, &STALLED, &AHEAD], scene);
+}
+
+/// What `process_message` sends is written by the reader or by the writer, whoever else sends, stalls or ends the
+/// connection meanwhile: once each, in order, and before a graceful end is over.
+#[test]
+fn replies_are_lost_by_no_end_and_overtake_nothing() {
+    static BY_READER: Sight = Sight::new("the reader writes a reply");
+    static LEFT: Sight = Sight::new("the reader leaves a reply to the writer");
+    static TAKEN_OVER: Sight = Sight::new("somebody else has woken the writer for a reply");
+    static CLOSED: Sight = Sight::new("the reader finds the connection closed");
+
+    fn scene() {
+        let stage = Stage::new(1, 1, 1);
+        let peer = Peer::new(if below(3) == 0 { Mood::Stalling } else { Mood::Reading });
+        let link = stage.live(addr(1), &peer);
+        let remains = Remains::of(&link, &peer);
+        let traffic = Traffic::new(&stage, &peer, false);
+        let reader = {
+            let (traffic, peer) = (traffic.clone(), peer.clone());
+            let wire_meter = Meter::new(Arc::clone(&stage.kernel.traffic), link.info().clone());
+            thread::spawn(move || {
+                let wire = ReplyWire::new(&peer, wire_meter);
+                let outbox = link.outbox().expect("made with one");
+                let (mut sent, mut is_closed) = (Vec::new(), false);
+                let mut numbers = (0..4 + below(3) as u8).peekable();
+                while numbers.peek().is_some() && !is_closed {
+                    let written = (peer.messages().len(), wire.written.load(Ordering::Relaxed));
+                    let answering = Answering::begin(Some(outbox));
+                    for number in numbers.by_ref().take(1 + below(3)) {
+                        match traffic.send((0, number)) {
+                            Ok(receipt) => sent.push(((0, number), receipt)),
+                            Err(Some(PushError::Full)) => {}
+                            Err(Some(PushError::Closed) | None) => is_closed = true,
+                        }
+                        give_way();
+                    }
+                    if answering.end() {
+                        outbox.write_replies(&wire);
+                        let is_written = wire.written.load(Ordering::Relaxed) > written.1;
+                        BY_READER.seen_if(is_written);
+                        LEFT.seen_if(!is_written);
+                        TAKEN_OVER.seen_if(!is_written && peer.messages().len() == written.0);
+                    }
+                    give_way();
+                }
+                CLOSED.seen_if(is_closed);
+                sent
+            })
+        };
+        let others = {
+            let traffic = traffic.clone();
+            thread::spawn(move || traffic.send_all(1, below(4) as u8).0)
+        };
+        let reads_on = {
+            let peer = peer.clone();
+            thread::spawn(move || {
+                for _ in 0..below(4) {
+                    thread::yield_now();
+                }
+                peer.set_mood(Mood::Reading);
+            })
+        };
+        let closer = (below(2) == 0).then(|| {
+            let stage = stage.clone();
+            thread::spawn(move || {
+                for _ in 0..below(6) {
+                    thread::yield_now();
+                }
+                assert!(stage.disconnect(addr(1)));
+            })
+        });
+        let sent = [reader.join().unwrap(), others.join().unwrap()];
+        reads_on.join().unwrap();
+        if let Some(closer) = closer {
+            closer.join().unwrap();
+        }
+        let mut accepted = Vec::new();
+        for sent in sent {
+            accepted.push(sent.iter().map(|((_, number), _)| *number).collect::<Vec<_>>());
+            for (message, receipt) in sent {
+                let Some(receipt) = receipt else { continue };
+                let outcome = block_on(receipt);
+                assert!(matches!(outcome, Ok(Ok(()))), "{message:?} came to {outcome:?}");
+            }
+        }
+        let counted = || stage.kernel.traffic.stats.sent();
+        stage.end();
+        for (sender, accepted) in (0..).zip(&accepted) {
+            assert_eq!(&written_by(&peer, sender), accepted, "once each, in order");
+        }
+        let messages = accepted.concat().len() as u64;
+        assert_eq!(counted(), (messages, 2 * messages));
+        assert!(!peer.is_torn());
+        remains.check();
+    }
+
+    explore("replies", &[&BY_READER, &LEFT, &TAKEN_OVER, &CLOSED], scene);
 }
 
 /// When the stream fails under the writer, every receipt resolves, none says more than what was written, and what follows

@@ -1,0 +1,423 @@
+//! What `process_message` sends to the peer that it serves, on scripted streams.
+
+use std::{
+    future::{Future, pending},
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    runtime::{Builder, Runtime},
+    sync::oneshot,
+};
+use tokio_util::codec::{BytesCodec, Encoder};
+
+use super::{
+    ReadStream,
+    read::{ReadEnd, ReadSettings, Reader},
+    write::{WriteEnd, Writer, Written},
+    write_tests::{DEPTH, Message, PATIENT, Sent, Sink, TestEncoder},
+};
+use crate::outbox::{AnyOutbox, Outbox, PushError, Queued};
+
+static SETTINGS: ReadSettings = ReadSettings { depth: 100, backpressure: true, buffer_size: 1_024, idle_timeout: None };
+
+/// Tells how long it is kept.
+struct Watched(#[expect(dead_code, reason = "counted")] Arc<()>);
+
+impl Encoder<Message> for Watched {
+    type Error = io::Error;
+
+    fn encode(&mut self, message: Message, dst: &mut BytesMut) -> io::Result<()> {
+        TestEncoder.encode(message, dst)
+    }
+}
+
+/// Brings so many messages of a byte, each in a read of its own, and then nothing more for now.
+struct Line {
+    incoming: usize,
+    /// What has been written, by whomever.
+    taken: Arc<Mutex<Vec<u8>>>,
+    /// How many bytes more it takes from the reader at once; none fails it.
+    room: Option<usize>,
+    /// How often the reader has written.
+    writes: Arc<AtomicUsize>,
+    /// Happens when it does.
+    meanwhile: fn(&Outbox<Message>),
+    outbox: Arc<Outbox<Message>>,
+}
+
+impl AsyncRead for Line {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.incoming == 0 {
+            return Poll::Pending;
+        }
+        self.incoming -= 1;
+        buf.put_slice(b"?");
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl ReadStream for Line {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        (self.meanwhile)(&self.outbox);
+        let room = self.room.ok_or(io::ErrorKind::ConnectionReset)?;
+        if room == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let count = bytes.len().min(room);
+        self.taken.lock().unwrap().extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+}
+
+#[derive(Default)]
+struct Bell(AtomicBool);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// An outbox whose writer has parked, and a stream for both of them and the reader.
+struct Scene {
+    outbox: Arc<Outbox<Message>>,
+    writer: Pin<Box<dyn Future<Output = Written<Sink>>>>,
+    bell: Arc<Bell>,
+    sent: Sent,
+    taken: Arc<Mutex<Vec<u8>>>,
+    writes: Arc<AtomicUsize>,
+    /// Two with the encoder's.
+    encoder: Arc<()>,
+    /// Lends its timers.
+    runtime: Runtime,
+}
+
+impl Scene {
+    /// The writer has written one byte.
+    fn new() -> Self {
+        Self::with_sink(Sink::taking_all)
+    }
+
+    fn with_sink(sink: impl FnOnce(&Arc<Mutex<Vec<u8>>>) -> Sink) -> Self {
+        let (encoder, taken, sent) = (Arc::default(), Arc::default(), Sent::default());
+        let outbox = Arc::new(Outbox::new(Watched(Arc::clone(&encoder)), &PATIENT));
+        assert_eq!(outbox.push(text("!"), None), Ok(Queued::First));
+        let writer = Box::pin(Writer::new(sink(&taken), Arc::clone(&outbox), sent.clone()).run());
+        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let (bell, writes) = (Arc::default(), Arc::default());
+        let mut scene = Self { outbox, writer, bell, sent, taken, writes, encoder, runtime };
+        scene.bell.0.store(true, Ordering::Relaxed);
+        assert!(scene.poll_writer().is_none());
+        assert_eq!(scene.written(), "!");
+        scene
+    }
+
+    fn line(&self, incoming: usize, room: Option<usize>) -> Line {
+        let (taken, writes, outbox) = (Arc::clone(&self.taken), Arc::clone(&self.writes), Arc::clone(&self.outbox));
+        Line { incoming, taken, room, writes, meanwhile: |_| {}, outbox }
+    }
+
+    /// Reads and processes until there is nothing more to do.
+    fn read<F: Future<Output = ()>>(&self, line: Line, mut process: impl FnMut() -> F) -> Option<ReadEnd> {
+        let reader = Reader::new(line, BytesCodec::new(), &SETTINGS, self.sent.clone());
+        let mut reader = reader.with_replies(Some(Arc::clone(&self.outbox) as _));
+        let _context = self.runtime.enter();
+        let mut run = std::pin::pin!(reader.run(|_: BytesMut| process()));
+        match run.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => None,
+            Poll::Ready(end) => Some(end),
+        }
+    }
+
+    fn poll_writer(&mut self) -> Option<Written<Sink>> {
+        if !self.is_writer_woken() {
+            return None;
+        }
+        self.bell.0.store(false, Ordering::Relaxed);
+        let waker = Waker::from(Arc::clone(&self.bell));
+        let _context = self.runtime.enter();
+        match self.writer.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Pending => None,
+            Poll::Ready(written) => Some(written),
+        }
+    }
+
+    fn is_writer_woken(&self) -> bool {
+        self.bell.0.load(Ordering::Relaxed)
+    }
+
+    fn written(&self) -> String {
+        String::from_utf8(self.taken.lock().unwrap().clone()).unwrap()
+    }
+
+    /// How often the reader has written.
+    fn writes(&self) -> usize {
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    /// Checks what has been written and counted; the byte of the beginning is left out.
+    #[track_caller]
+    fn assert_sent(&self, messages: usize, bytes: &str) {
+        assert_eq!(self.written(), format!("!{bytes}"));
+        assert_eq!(self.sent.get(), (messages + 1, bytes.len() + 1));
+    }
+}
+
+fn text(text: &str) -> Message {
+    Message::Bytes(text.into())
+}
+
+const ALL: Option<usize> = Some(usize::MAX);
+
+#[test]
+fn a_lone_reply_is_written_by_the_reader_and_wakes_nobody() {
+    let mut scene = Scene::new();
+    for round in 1..=3 {
+        let outbox = &scene.outbox;
+        scene.read(scene.line(1, ALL), async || assert_eq!(outbox.push(text("ab"), None), Ok(Queued::Expected)));
+        assert!(!scene.is_writer_woken());
+        assert_eq!(scene.writes(), round);
+        scene.assert_sent(round, &"ab".repeat(round));
+    }
+    // The writer is as it was.
+    assert_eq!(scene.outbox.push(text("cd"), None), Ok(Queued::Expected));
+    assert!(scene.is_writer_woken());
+    assert!(scene.poll_writer().is_none());
+    scene.assert_sent(4, "abababcd");
+    assert!(scene.outbox.finish(), "nothing is left to write");
+}
+
+#[test]
+fn replies_to_what_was_decoded_together_leave_together() {
+    let scene = Scene::new();
+    let outbox = &scene.outbox;
+    scene.read(scene.line(1, ALL), async || {
+        for _ in 0..DEPTH {
+            assert_eq!(outbox.push(text("x"), None), Ok(Queued::Expected));
+        }
+    });
+    assert_eq!((scene.writes(), scene.is_writer_woken()), (1, false));
+    scene.assert_sent(DEPTH, &"x".repeat(DEPTH));
+}
+
+#[test]
+fn a_reply_leaves_before_process_message_waits() {
+    let scene = Scene::new();
+    let outbox = &scene.outbox;
+    let end = scene.read(scene.line(2, ALL), || async {
+        assert_eq!(outbox.push(text("a"), None), Ok(Queued::Expected));
+        pending().await
+    });
+    assert!(end.is_none());
+    assert!(!scene.is_writer_woken());
+    scene.assert_sent(1, "a");
+}
+
+#[test]
+fn a_reply_with_a_receipt_is_the_writers_at_once() {
+    let mut scene = Scene::new();
+    let (bell, outbox) = (Arc::clone(&scene.bell), Arc::clone(&scene.outbox));
+    let (receipt, mut receiver) = oneshot::channel();
+    let mut receipt = Some(receipt);
+    scene.read(scene.line(1, ALL), || {
+        assert_eq!(outbox.push(text("a"), None), Ok(Queued::Expected));
+        assert!(!bell.0.load(Ordering::Relaxed));
+        assert_eq!(outbox.push(text("b"), receipt.take()), Ok(Queued::Expected));
+        assert!(bell.0.load(Ordering::Relaxed), "it may block this thread until the receipt resolves");
+        async {}
+    });
+    assert_eq!(scene.writes(), 0);
+    assert!(scene.poll_writer().is_none());
+    scene.assert_sent(2, "ab");
+    assert!(matches!(receiver.try_recv(), Ok(Ok(()))));
+}
+
+#[test]
+fn a_message_from_elsewhere_wakes_the_writer_and_comes_behind() {
+    let mut scene = Scene::new();
+    let (bell, outbox) = (Arc::clone(&scene.bell), Arc::clone(&scene.outbox));
+    scene.read(scene.line(1, ALL), || {
+        assert_eq!(outbox.push(text("a"), None), Ok(Queued::Expected));
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert_eq!(outbox.push(text("b"), None), Ok(Queued::Expected)));
+        });
+        assert!(bell.0.load(Ordering::Relaxed), "who blocks this thread must not keep others waiting");
+        assert_eq!(outbox.push(text("c"), None), Ok(Queued::Expected));
+        async {}
+    });
+    assert_eq!(scene.writes(), 0);
+    assert!(scene.poll_writer().is_none());
+    scene.assert_sent(3, "abc");
+}
+
+#[test]
+fn what_a_stream_does_not_take_at_once_is_left_to_the_writer() {
+    for room in [Some(0), Some(1), Some(5), None] {
+        let mut scene = Scene::new();
+        let outbox = Arc::clone(&scene.outbox);
+        scene.read(scene.line(1, room), async || {
+            assert_eq!(outbox.push(text("abc"), None), Ok(Queued::Expected));
+            assert_eq!(outbox.push(text("def"), None), Ok(Queued::Expected));
+        });
+        assert_eq!(scene.written(), format!("!{}", &"abcdef"[..room.unwrap_or(0)]));
+        assert_eq!(scene.sent.get(), (1, 1), "a message is counted when it is complete");
+        assert!(!scene.outbox.finish(), "something is left to write");
+        assert!(scene.is_writer_woken());
+        let written = scene.poll_writer().expect("it was told to finish");
+        assert!(matches!(written.end, WriteEnd::Finished));
+        scene.assert_sent(2, "abcdef");
+    }
+}
+
+#[test]
+fn a_full_queue_is_handed_to_the_writer_at_once() {
+    let mut scene = Scene::new();
+    let (bell, outbox) = (Arc::clone(&scene.bell), Arc::clone(&scene.outbox));
+    scene.read(scene.line(1, ALL), || {
+        for _ in 0..DEPTH {
+            assert_eq!(outbox.push(text("x"), None), Ok(Queued::Expected));
+        }
+        assert!(!bell.0.load(Ordering::Relaxed));
+        assert_eq!(outbox.push(text("y"), None), Err(PushError::Full), "exactly the depth");
+        assert!(bell.0.load(Ordering::Relaxed), "it may block this thread until there is room");
+        async {}
+    });
+    assert_eq!(scene.writes(), 0);
+    assert!(scene.poll_writer().is_none());
+    scene.assert_sent(DEPTH, &"x".repeat(DEPTH));
+}
+
+#[test]
+fn an_end_in_the_meantime_is_the_writers() {
+    for abandons in [false, true] {
+        let mut scene = Scene::new();
+        let outbox = Arc::clone(&scene.outbox);
+        scene.read(scene.line(1, ALL), async || {
+            assert_eq!(outbox.push(text("a"), None), Ok(Queued::Expected));
+            let is_flushed = if abandons { outbox.abandon() } else { outbox.finish() };
+            assert!(!is_flushed);
+            assert_eq!(outbox.push(text("b"), None), Err(PushError::Closed));
+        });
+        assert_eq!(scene.writes(), 0);
+        let written = scene.poll_writer().expect("it was told to finish");
+        assert!(matches!(written.end, WriteEnd::Finished));
+        if abandons { scene.assert_sent(0, "") } else { scene.assert_sent(1, "a") }
+    }
+}
+
+#[test]
+fn an_encoder_that_fails_ends_the_writer_and_not_the_reader() {
+    for bad in [Message::Error, Message::Panic] {
+        let mut scene = Scene::new();
+        let outbox = Arc::clone(&scene.outbox);
+        let end = scene.read(scene.line(1, ALL), async || {
+            assert_eq!(outbox.push(text("a"), None), Ok(Queued::Expected));
+            assert_eq!(outbox.push(bad.clone(), None), Ok(Queued::Expected));
+        });
+        assert!(end.is_none(), "{end:?}");
+        let written = scene.poll_writer().expect("it has failed");
+        let WriteEnd::Failed(failed) = written.end else { panic!("finished") };
+        assert_eq!(failed.panicked.is_some(), matches!(bad, Message::Panic));
+        scene.assert_sent(0, "");
+    }
+}
+
+#[test]
+fn a_reply_of_a_process_message_that_panics_is_not_lost() {
+    let mut scene = Scene::new();
+    let outbox = Arc::clone(&scene.outbox);
+    let end = scene.read(scene.line(1, ALL), async || {
+        assert_eq!(outbox.push(text("a"), None), Ok(Queued::Expected));
+        panic!("a process_message of a test panics");
+    });
+    assert!(matches!(end, Some(ReadEnd::ProcessPanicked(_))), "{end:?}");
+    assert!(scene.poll_writer().is_none());
+    scene.assert_sent(1, "a");
+    // What is sent after that, in `on_disconnect` for one, is no reply.
+    assert_eq!(scene.outbox.push(text("b"), None), Ok(Queued::Expected));
+    assert!(scene.is_writer_woken());
+}
+
+#[test]
+fn a_reader_polled_within_a_process_message_keeps_its_replies_apart() {
+    let (outer, inner) = (Scene::new(), Scene::new());
+    let to = |scene: &Scene| assert_eq!(scene.outbox.push(text("a"), None), Ok(Queued::Expected));
+    outer.read(outer.line(1, ALL), async || {
+        to(&outer);
+        inner.read(inner.line(1, ALL), async || {
+            to(&inner);
+            to(&outer);
+        });
+        assert!(outer.is_writer_woken(), "for the inner one it is some other peer");
+        assert!(!inner.is_writer_woken());
+        to(&inner);
+        assert!(inner.is_writer_woken(), "for the outer one too");
+    });
+    inner.assert_sent(1, "a");
+    assert_eq!(outer.writes(), 0);
+}
+
+#[test]
+fn a_reply_does_not_overtake_the_last_batch_while_that_waits_for_the_stream() {
+    let mut scene = Scene::with_sink(Sink::hesitating);
+    assert_eq!(scene.outbox.push(text("ab"), None), Ok(Queued::Expected));
+    assert!(scene.poll_writer().is_none());
+    let outbox = Arc::clone(&scene.outbox);
+    scene.read(scene.line(1, ALL), async || assert_eq!(outbox.push(text("c"), None), Ok(Queued::Expected)));
+    assert_eq!(scene.writes(), 0);
+    while scene.is_writer_woken() {
+        assert!(scene.poll_writer().is_none());
+    }
+    scene.assert_sent(2, "abc");
+}
+
+#[test]
+fn what_happens_while_a_reply_is_written_is_not_missed() {
+    let read_with = |meanwhile: fn(&Outbox<Message>)| {
+        let mut scene = Scene::new();
+        let outbox = Arc::clone(&scene.outbox);
+        let line = Line { meanwhile, ..scene.line(1, ALL) };
+        scene.read(line, async || assert_eq!(outbox.push(text("a"), None), Ok(Queued::Expected)));
+        assert_eq!(scene.writes(), 1);
+        assert!(scene.is_writer_woken());
+        let end = scene.poll_writer().map(|written| written.end);
+        (scene, end)
+    };
+
+    let (scene, end) = read_with(|outbox| assert_eq!(outbox.push(text("b"), None), Ok(Queued::Expected)));
+    assert!(end.is_none());
+    scene.assert_sent(2, "ab");
+
+    let (scene, end) = read_with(|outbox| assert!(!outbox.finish(), "the reply is not counted yet"));
+    assert!(matches!(end, Some(WriteEnd::Finished)));
+    scene.assert_sent(1, "a");
+
+    let (scene, end) = read_with(|outbox| assert!(!outbox.abandon()));
+    assert!(matches!(end, Some(WriteEnd::Finished)));
+    assert_eq!(Arc::strong_count(&scene.encoder), 1, "an abandoned outbox keeps no encoder");
+}
+
+#[test]
+fn replies_beyond_a_batch_are_left_to_the_writer() {
+    let mut scene = Scene::new();
+    let (outbox, large) = (Arc::clone(&scene.outbox), "x".repeat(10_000));
+    scene.read(scene.line(1, ALL), async || {
+        for _ in 0..DEPTH {
+            assert_eq!(outbox.push(text(&large), None), Ok(Queued::Expected));
+        }
+    });
+    assert_eq!(scene.writes(), 1);
+    assert!(scene.written().len() < DEPTH * large.len());
+    assert!(scene.poll_writer().is_none());
+    scene.assert_sent(DEPTH, &large.repeat(DEPTH));
+}

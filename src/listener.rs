@@ -4,6 +4,7 @@
 //! an accepted connection.
 
 use std::{
+    future::poll_fn,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     pin::pin,
@@ -213,13 +214,18 @@ async fn accept_connections(mut open: OpenSocket, kernel: Arc<Kernel>) {
     let accept_loop = Arc::clone(&open.accept_loop);
     let mut stop = pin!(accept_loop.stop_requested());
     while let Some(socket) = &open.socket {
-        let accepted = match select(&mut stop, pin!(socket.accept())).await {
+        let accepted = match select(&mut stop, poll_fn(|cx| socket.poll_accept(cx))).await {
             Either::Left(_) => return,
             Either::Right((accepted, _)) => accepted,
         };
         match accepted {
             Ok((stream, addr)) => {
-                if let Some(permit) = next_permit(&kernel, &mut open, stop.as_mut()).await {
+                let permit = match Arc::clone(&kernel.setups).try_acquire_owned() {
+                    Ok(permit) => Some(permit),
+                    // Boxed, as is the pause below: a node that waits for somebody to come keeps no room for what is rare.
+                    Err(_none_left) => Box::pin(next_permit(&kernel, &mut open, stop.as_mut())).await,
+                };
+                if let Some(permit) = permit {
                     lifecycle::accept(&kernel, stream, addr, permit);
                 }
             }
@@ -229,7 +235,7 @@ async fn accept_connections(mut open: OpenSocket, kernel: Arc<Kernel>) {
             Err(error) => {
                 kernel.heuristics.accept_errors.increment();
                 warn!(parent: &kernel.span, %error, "cannot accept; trying again in {PRESSURE_PAUSE:?}");
-                if let Either::Left(_) = select(&mut stop, pin!(sleep(PRESSURE_PAUSE))).await {
+                if let Either::Left(_) = select(&mut stop, Box::pin(sleep(PRESSURE_PAUSE))).await {
                     return;
                 }
             }

@@ -4,7 +4,6 @@
 
 use std::{collections::VecDeque, io};
 
-use bytes::Buf;
 use tokio::sync::oneshot;
 use tokio_util::codec::Encoder;
 
@@ -54,8 +53,6 @@ pub(crate) struct Batch {
     bytes: scratch::Lent,
     /// How many messages are in it.
     pub(crate) messages: u32,
-    /// How many of its bytes the stream took before the writer got it; they are not in the buffer any more.
-    ahead: usize,
     /// What it counts for against the limit: its bytes, and something for messages that have none and for receipts.
     weight: u32,
     /// The receipts of its messages that have one.
@@ -87,7 +84,6 @@ impl Batch {
     #[inline]
     fn clear(&mut self) {
         self.messages = 0;
-        self.ahead = 0;
         self.weight = 0;
         if let Some(bytes) = &mut self.bytes {
             bytes.clear();
@@ -109,10 +105,10 @@ impl Batch {
         self.failure.take().map(|failure| *failure)
     }
 
-    /// How many bytes the stream has taken of it once it is written.
+    /// How many bytes it has in all, with those that the stream took before the writer got it.
     #[inline]
     pub(crate) fn size(&self) -> usize {
-        self.ahead + self.bytes().len()
+        self.bytes.as_ref().map_or(0, |bytes| bytes.total())
     }
 
     /// Writes it if the stream takes it at once; then it is reported and emptied. What is left, also of an error, is for
@@ -126,8 +122,7 @@ impl Batch {
         let taken = if rest == 0 { 0 } else { stream.try_write(self.bytes()).unwrap_or(0) };
         if taken < rest {
             if let Some(bytes) = &mut self.bytes {
-                bytes.advance(taken);
-                self.ahead += taken;
+                bytes.take_off(taken);
             }
             return false;
         }

@@ -11,7 +11,7 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 
 /// The capacity of a spare buffer: the default `INITIAL_BUFFER_SIZE` of both directions.
 pub(crate) const CAPACITY: usize = 64 * 1024;
@@ -29,11 +29,31 @@ const SMALL_RING: usize = 256;
 /// would wait for the write. It shares no cache line with the buffer of another thread.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(crate) struct Buffer(BytesMut);
+pub(crate) struct Buffer {
+    bytes: BytesMut,
+    /// How many bytes have been taken off its front.
+    taken_off: usize,
+}
 
 impl Buffer {
     pub(crate) fn with_capacity(capacity: usize) -> Box<Self> {
-        Box::new(Self(BytesMut::with_capacity(capacity)))
+        Box::new(Self { bytes: BytesMut::with_capacity(capacity), taken_off: 0 })
+    }
+
+    pub(crate) fn take_off(&mut self, count: usize) {
+        self.bytes.advance(count);
+        self.taken_off += count;
+    }
+
+    /// How many bytes it holds, with those that have been taken off.
+    pub(crate) fn total(&self) -> usize {
+        self.taken_off + self.bytes.len()
+    }
+
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.taken_off = 0;
     }
 }
 
@@ -41,13 +61,13 @@ impl Deref for Buffer {
     type Target = BytesMut;
 
     fn deref(&self) -> &BytesMut {
-        &self.0
+        &self.bytes
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut BytesMut {
-        &mut self.0
+        &mut self.bytes
     }
 }
 

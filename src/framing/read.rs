@@ -170,7 +170,7 @@ where
             let mut timer = pin!(None::<Sleep>);
             let mut place = pin!(None);
             let mut processing = Shield::new(place.as_mut());
-            poll_fn(|cx| self.poll_run(cx, timer.as_mut(), &mut processing, &mut process)).await
+            poll_fn(move |cx| self.poll_run(cx, timer.as_mut(), &mut processing, &mut process)).await
         }
     }
 

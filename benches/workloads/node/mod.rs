@@ -168,22 +168,24 @@ impl Reading for Peer {
     }
 
     async fn process_message(&self, source: SocketAddr, message: BytesMut) {
-        match &*self.duty {
-            Duty::Count(tally) => tally.add(),
-            Duty::Echo => self.send(source, &message.freeze()).await,
-            Duty::Answer => {
-                if wants_answer(&message) {
-                    self.send(source, &message.freeze()).await;
-                }
+        let receiver = match &*self.duty {
+            Duty::Count(tally) => {
+                tally.add();
+                None
             }
-            // Nobody waits any more when the workload is over.
-            Duty::Tell(arrived) => _ = arrived.send(()),
-            Duty::Rally(rally) => {
-                if rally.score() {
-                    self.send(source, &message.freeze()).await;
-                }
+            Duty::Echo => Some(source),
+            Duty::Answer => wants_answer(&message).then_some(source),
+            Duty::Tell(arrived) => {
+                // Nobody waits any more when the workload is over.
+                _ = arrived.send(());
+                None
             }
-            Duty::Forward(next) => self.send(*next.get().expect("a neighbour"), &message.freeze()).await,
+            Duty::Rally(rally) => rally.score().then_some(source),
+            Duty::Forward(next) => Some(*next.get().expect("a neighbour")),
+        };
+        // One place in which it may wait: every connection has room for it.
+        if let Some(receiver) = receiver {
+            self.send(receiver, &message.freeze()).await;
         }
     }
 }

@@ -29,6 +29,11 @@ use crate::{
 /// plus two batches; a peer that does not read always ends in `QuotaExceeded`. What is less than a quarter of a batch is then
 /// left to grow until the next message, or for one turn of the writer's thread.
 ///
+/// What [`process_message`](super::Reading::process_message) sends to the very peer that it serves, without a receipt,
+/// leaves when it awaits or returns, if the writer is at rest and nobody else sends to that peer meanwhile: the reader's
+/// task writes it then. So send what has to leave before the thread is blocked with [`unicast`](Self::unicast), which
+/// wakes the writer at once.
+///
 /// An error or a panic of the encoder never comes out of a send: the receipt resolves to an error, and the connection ends
 /// with origin [`Writing`](crate::DisconnectOrigin::Writing).
 ///

@@ -1,0 +1,160 @@
+//! What `process_message` sends to the very peer that it serves.
+
+mod common;
+#[path = "common/ledger.rs"]
+mod ledger;
+
+use std::{
+    future::{Future, pending},
+    io,
+    net::SocketAddr,
+};
+
+use common::{
+    actor::{Actor, Script},
+    in_time,
+    wire::{dialled_narrow, dialled_raw, frame, frames, read_to_eof},
+};
+use pea2pea::{Pea2Pea, protocols::Writing};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::{block_in_place, yield_now},
+};
+use tokio_util::bytes::{Bytes, BytesMut};
+
+/// An actor that has sent a first message, so that its writer is at rest.
+async fn answering<F>(answer: impl Fn(Actor, SocketAddr, Bytes) -> F + Send + Sync + 'static) -> (Actor, TcpStream)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let actor = Actor::dialling(script(answer)).await;
+    let (mut peer, addr) = dialled_raw(actor.node()).await;
+    greet(&actor, &mut peer, addr).await;
+    (actor, peer)
+}
+
+fn script<F>(answer: impl Fn(Actor, SocketAddr, Bytes) -> F + Send + Sync + 'static) -> Script<common::actor::Unhurried>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let process = move |(actor, source, message): (Actor, SocketAddr, BytesMut)| {
+        Box::pin(answer(actor, source, message.freeze())) as _
+    };
+    Script { process: Some(Box::new(process)), writes: true, ..Script::default() }
+}
+
+async fn greet(actor: &Actor, peer: &mut TcpStream, addr: SocketAddr) {
+    actor.unicast(addr, Bytes::from_static(b"hi")).unwrap().await.unwrap().unwrap();
+    assert_eq!(next_frame(peer).await, b"hi");
+}
+
+async fn next_frame(peer: &mut TcpStream) -> Vec<u8> {
+    let length = in_time("a frame", peer.read_u32()).await.unwrap();
+    let mut payload = vec![0; length as usize];
+    in_time("the rest of a frame", peer.read_exact(&mut payload)).await.unwrap();
+    payload
+}
+
+/// Keeps the thread until the future resolves, or panics in time.
+fn blocking_in_place<F: Future>(what: &str, future: F) -> F::Output {
+    block_in_place(|| tokio::runtime::Handle::current().block_on(in_time(what, future)))
+}
+
+#[tokio::test(crate = "ledger")]
+async fn a_reply_arrives_while_process_message_waits() {
+    let answer = |actor: Actor, source, message| async move {
+        actor.unicast_fast(source, message).unwrap();
+        pending().await
+    };
+    let (actor, mut peer) = answering(answer).await;
+    peer.write_all(&frame(b"ping")).await.unwrap();
+    assert_eq!(next_frame(&mut peer).await, b"ping");
+    assert_eq!(actor.node().stats().sent(), (2, 14));
+}
+
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
+async fn a_receipt_resolves_while_process_message_blocks_its_thread_in_place() {
+    let answer = |actor: Actor, source, message: Bytes| async move {
+        actor.unicast_fast(source, message.clone()).unwrap();
+        let receipt = actor.unicast(source, message).unwrap();
+        blocking_in_place("the receipt", receipt).unwrap().unwrap();
+        assert_eq!(actor.node().stats().sent().0, 3);
+    };
+    let (_actor, mut peer) = answering(answer).await;
+    peer.write_all(&frame(b"ping")).await.unwrap();
+    assert_eq!(next_frame(&mut peer).await, b"ping");
+    assert_eq!(next_frame(&mut peer).await, b"ping");
+}
+
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
+async fn another_threads_message_does_not_wait_for_a_process_message_that_blocks_in_place() {
+    let answer = |actor: Actor, source, message: Bytes| async move {
+        actor.unicast_fast(source, message).unwrap();
+        let sending = tokio::spawn(async move { actor.unicast(source, Bytes::from_static(b"pong")).unwrap().await });
+        blocking_in_place("the other message", sending).unwrap().unwrap().unwrap();
+    };
+    let (_actor, mut peer) = answering(answer).await;
+    peer.write_all(&frame(b"ping")).await.unwrap();
+    assert_eq!(next_frame(&mut peer).await, b"ping");
+    assert_eq!(next_frame(&mut peer).await, b"pong");
+}
+
+#[tokio::test(crate = "ledger")]
+async fn a_reply_before_a_disconnect_from_within_arrives() {
+    let answer = |actor: Actor, source, message| async move {
+        actor.unicast_fast(source, message).unwrap();
+        assert!(actor.node().disconnect(source).await);
+    };
+    let (_actor, mut peer) = answering(answer).await;
+    peer.write_all(&frame(b"ping")).await.unwrap();
+    let rest = in_time("the end", read_to_eof(&mut peer)).await;
+    assert_eq!(frames(&rest), [b"ping"]);
+}
+
+/// Answers each message, however often there is no room.
+async fn echo(actor: Actor, source: SocketAddr, message: Bytes) {
+    while let Err(error) = actor.unicast_fast(source, message.clone()) {
+        assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
+        yield_now().await;
+    }
+}
+
+/// Small and large requests, so that batches end anywhere and sockets are full at any byte.
+fn request(number: u32) -> Vec<u8> {
+    let size = if number.is_multiple_of(50) { 40_000 } else { number as usize % 7 };
+    let mut request = number.to_be_bytes().to_vec();
+    request.resize(4 + size, number as u8);
+    request
+}
+
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
+async fn replies_to_a_flood_arrive_whole_and_in_order_also_through_narrow_sockets() {
+    const REQUESTS: u32 = 3_000;
+
+    let actor = Actor::dialling(script(echo)).await;
+    let (wide, addr) = dialled_raw(actor.node()).await;
+    let narrow = dialled_narrow(actor.node()).await;
+    for (mut peer, addr) in [(wide, addr), (narrow.peer, narrow.addr)] {
+        greet(&actor, &mut peer, addr).await;
+        let (mut from, mut to) = peer.into_split();
+        let asking = tokio::spawn(async move {
+            for number in 0..REQUESTS {
+                to.write_all(&frame(&request(number))).await.unwrap();
+                if number.is_multiple_of(97) {
+                    yield_now().await;
+                }
+            }
+            to
+        });
+        for number in 0..REQUESTS {
+            let length = in_time("a reply", from.read_u32()).await.unwrap();
+            let mut reply = vec![0; length as usize];
+            in_time("the rest of a reply", from.read_exact(&mut reply)).await.unwrap();
+            assert!(reply == request(number), "reply {number} is something else");
+        }
+        drop(asking.await.unwrap());
+    }
+    let bytes: u64 = (0..REQUESTS).map(|number| request(number).len() as u64 + 4).sum();
+    assert_eq!(actor.node().stats().sent(), (2 * u64::from(REQUESTS) + 2, 2 * bytes + 12));
+}

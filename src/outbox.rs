@@ -141,12 +141,12 @@ pub(crate) enum Load {
 
 /// An outbox whatever its messages are: what a reader, and the end of a connection, need of it.
 pub(crate) trait AnyOutbox: Any + Send + Sync {
-    /// A number that no other outbox has while this one exists.
-    fn identity(&self) -> usize;
-
     /// Writes what [`Answering`] has kept from the writer, as far as the stream takes it at once; leaves the rest to the
     /// writer.
     fn write_replies(&self, stream: &dyn ReplyStream);
+
+    /// Leaves that to the writer.
+    fn hand_over_replies(&self);
 
     /// Takes no more messages, and lets the writer end once all is written; `true` if all is written already.
     fn finish(&self) -> bool;

@@ -30,9 +30,9 @@ pub(crate) struct Item<M> {
     pub(crate) receipt: Option<Receipt>,
 }
 
-/// Why a message could not be encoded.
+/// Why a batch will not be written: a message could not be encoded, or the stream has failed.
 #[derive(Debug)]
-pub(crate) enum EncodeError {
+pub(crate) enum BatchFailure {
     Failed(io::Error),
     Panicked(Panicked),
 }
@@ -59,7 +59,7 @@ pub(crate) struct Batch {
     #[expect(clippy::box_collection, reason = "an idle connection should not have room for what is rare")]
     receipts: Option<Box<Vec<Receipt>>>,
     /// What went wrong with the encoding of one of its messages; none of them is written then.
-    failure: Option<Box<EncodeError>>,
+    failure: Option<Box<BatchFailure>>,
 }
 
 impl Drop for Batch {
@@ -101,7 +101,7 @@ impl Batch {
     }
 
     #[inline]
-    pub(crate) fn take_failure(&mut self) -> Option<EncodeError> {
+    pub(crate) fn take_failure(&mut self) -> Option<BatchFailure> {
         self.failure.take().map(|failure| *failure)
     }
 
@@ -111,20 +111,27 @@ impl Batch {
         self.bytes.as_ref().map_or(0, |bytes| bytes.total())
     }
 
-    /// Writes it if the stream takes it at once; then it is reported and emptied. What is left, also of an error, is for
-    /// the writer.
+    /// Whether the stream has taken a part of it.
+    fn is_begun(&self) -> bool {
+        self.size() > self.bytes().len()
+    }
+
+    /// Writes it if the stream takes it at once; then it is reported and emptied. The rest, or the failure, is for the
+    /// writer.
     pub(crate) fn try_write(&mut self, stream: &dyn ReplyStream) -> bool {
         if self.failure.is_some() {
             return false;
         }
-        let rest = self.bytes().len();
-        // What has no bytes is written already.
-        let taken = if rest == 0 { 0 } else { stream.try_write(self.bytes()).unwrap_or(0) };
-        if taken < rest {
-            if let Some(bytes) = &mut self.bytes {
-                bytes.take_off(taken);
+        if let Some(bytes) = self.bytes.as_deref_mut().filter(|bytes| !bytes.is_empty()) {
+            match stream.try_write(bytes) {
+                Ok(taken) => bytes.take_off(taken),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The stream may say so only once.
+                Err(error) => self.failure = Some(Box::new(BatchFailure::Failed(error))),
             }
-            return false;
+            if self.failure.is_some() || !self.bytes().is_empty() {
+                return false;
+            }
         }
         stream.sent(self.messages as usize, self.size());
         self.confirm();
@@ -219,7 +226,7 @@ impl<M> Press<M> {
 
     /// Whether the waiting batch has room for another message.
     pub(crate) fn has_room(&self) -> bool {
-        self.batch.failure.is_none() && self.batch.is_below(self.limit())
+        self.batch.failure.is_none() && !self.batch.is_begun() && self.batch.is_below(self.limit())
     }
 
     /// Whether the batch would be less than a quarter full with so many messages more of the size of the last one.
@@ -259,7 +266,8 @@ impl<M> Press<M> {
     }
 
     fn encode_up_to(&mut self, limit: usize) {
-        if self.batch.failure.is_some() {
+        // A batch that fails is not written at all, so nothing is added to one of which that is no longer true.
+        if self.batch.failure.is_some() || self.batch.is_begun() {
             return;
         }
         self.batch.bytes.get_or_insert_with(|| {
@@ -272,8 +280,8 @@ impl<M> Press<M> {
         let Self { encoder, batch, queue, last_size, .. } = self;
         let failure = match catch(|| encoder.encode_queue(queue, batch, last_size, limit)) {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => EncodeError::Failed(error),
-            Err(panicked) => EncodeError::Panicked(panicked),
+            Ok(Err(error)) => BatchFailure::Failed(error),
+            Err(panicked) => BatchFailure::Panicked(panicked),
         };
         // What was swapped out together fails together, and nothing of it is written.
         batch.clear();

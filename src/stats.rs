@@ -76,13 +76,13 @@ impl Stats {
         self.counted.received.add(messages, bytes);
     }
 
-    /// Counts for a connection, as its write loop alone may.
+    /// Counts for a connection, as only whoever writes to it may: one party at a time.
     #[inline]
     pub(crate) fn count_sent_alone(&self, messages: usize, bytes: usize) {
         self.counted.sent.add_alone(messages, bytes);
     }
 
-    /// Counts for a connection, as its read loop alone may.
+    /// Counts for a connection, as only its read loop may.
     #[inline]
     pub(crate) fn count_received_alone(&self, messages: usize, bytes: usize) {
         self.counted.received.add_alone(messages, bytes);

@@ -182,11 +182,11 @@ where
         process: &mut impl FnMut(D::Item) -> F,
     ) -> Poll<ReadEnd> {
         let answering = Answering::begin(self.outbox.as_deref());
-        let polled = self.poll_turn(cx, timer, processing, process);
-        // One write for all that was sent in this turn, whatever ended it: there may be no other one.
-        if answering.end()
-            && let Some(outbox) = &self.outbox
-        {
+        let polled = self.poll_turn(cx, timer, &answering, processing, process);
+        // Whatever ended the turn: there may be no other one.
+        let has_replies = answering.take_replies();
+        drop(answering);
+        if let Some(outbox) = self.outbox.as_ref().filter(|_| has_replies) {
             outbox.write_replies(&Replies { half: &self.half, observer: &self.observer });
         }
         polled
@@ -196,11 +196,12 @@ where
         &mut self,
         cx: &mut Context<'_>,
         mut timer: Pin<&mut Option<Sleep>>,
+        answering: &Answering,
         processing: &mut Shield<'_, F>,
         process: &mut impl FnMut(D::Item) -> F,
     ) -> Poll<ReadEnd> {
         loop {
-            let Self { queue, observer, left_of_unit, .. } = self;
+            let Self { queue, observer, outbox, left_of_unit, .. } = self;
             // A message goes from the queue right into the future that is polled: each copy would cost as much as the rest.
             let run = || {
                 loop {
@@ -209,6 +210,10 @@ where
                             return Poll::Ready(());
                         }
                         let Some(message) = queue.pop_front() else { return Poll::Ready(()) };
+                        // What the one before has sent does not wait for this one, which may block the thread.
+                        if let Some(outbox) = outbox.as_ref().filter(|_| answering.take_replies()) {
+                            outbox.hand_over_replies();
+                        }
                         processing.set(process(message));
                     }
                     ready!(processing.poll_uncaught(cx));

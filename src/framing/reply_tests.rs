@@ -262,14 +262,14 @@ fn a_message_from_elsewhere_wakes_the_writer_and_comes_behind() {
 
 #[test]
 fn what_a_stream_does_not_take_at_once_is_left_to_the_writer() {
-    for room in [Some(0), Some(1), Some(5), None] {
+    for room in [0, 1, 5] {
         let mut scene = Scene::new();
         let outbox = Arc::clone(&scene.outbox);
-        scene.read(scene.line(1, room), async || {
+        scene.read(scene.line(1, Some(room)), async || {
             assert_eq!(outbox.push(text("abc"), None), Ok(Queued::Expected));
             assert_eq!(outbox.push(text("def"), None), Ok(Queued::Expected));
         });
-        assert_eq!(scene.written(), format!("!{}", &"abcdef"[..room.unwrap_or(0)]));
+        assert_eq!(scene.written(), format!("!{}", &"abcdef"[..room]));
         assert_eq!(scene.sent.get(), (1, 1), "a message is counted when it is complete");
         assert!(!scene.outbox.finish(), "something is left to write");
         assert!(scene.is_writer_woken());
@@ -420,4 +420,68 @@ fn replies_beyond_a_batch_are_left_to_the_writer() {
     assert!(scene.written().len() < DEPTH * large.len());
     assert!(scene.poll_writer().is_none());
     scene.assert_sent(DEPTH, &large.repeat(DEPTH));
+}
+
+#[test]
+fn an_error_of_the_stream_is_told_by_the_writer_as_it_was() {
+    let mut scene = Scene::new();
+    let outbox = Arc::clone(&scene.outbox);
+    let end = scene.read(scene.line(1, None), async || {
+        assert_eq!(outbox.push(text("a"), None), Ok(Queued::Expected));
+    });
+    assert!(end.is_none(), "{end:?}");
+    let written = scene.poll_writer().expect("it has failed");
+    let WriteEnd::Failed(failed) = written.end else { panic!("finished") };
+    assert_eq!(failed.error.kind(), io::ErrorKind::ConnectionReset);
+    scene.assert_sent(0, "");
+}
+
+#[test]
+fn a_reply_is_handed_over_before_the_next_message_is_processed() {
+    let scene = Scene::new();
+    let (bell, outbox) = (Arc::clone(&scene.bell), Arc::clone(&scene.outbox));
+    let mut processed = 0;
+    scene.read(scene.line(3, ALL), || {
+        processed += 1;
+        assert_eq!(bell.0.load(Ordering::Relaxed), processed > 1, "it may block this thread");
+        assert_eq!(outbox.push(text("a"), None), Ok(Queued::Expected));
+        async {}
+    });
+    assert_eq!((processed, scene.writes()), (3, 0));
+}
+
+#[test]
+fn a_burst_takes_exactly_the_depth_after_replies_that_left_others_no_room() {
+    let mut scene = Scene::new();
+    let outbox = Arc::clone(&scene.outbox);
+    let line = Line {
+        meanwhile: |outbox| assert_eq!(outbox.push(text("z"), None), Err(PushError::Full)),
+        ..scene.line(1, ALL)
+    };
+    scene.read(line, async || {
+        for _ in 0..DEPTH {
+            assert_eq!(outbox.push(text("x"), None), Ok(Queued::Expected));
+        }
+    });
+    assert!(!scene.is_writer_woken());
+    assert_eq!(scene.outbox.push(text("y"), None), Ok(Queued::Expected));
+    assert!(scene.poll_writer().is_none());
+    for _ in 0..DEPTH {
+        assert_eq!(scene.outbox.push(text("x"), None), Ok(Queued::Expected));
+    }
+    assert_eq!(scene.outbox.push(text("x"), None), Err(PushError::Full), "nobody streams");
+}
+
+#[test]
+fn a_message_that_cannot_be_encoded_does_not_tear_a_reply_that_has_been_begun() {
+    let mut scene = Scene::new();
+    let outbox = Arc::clone(&scene.outbox);
+    scene.read(scene.line(1, Some(5)), async || {
+        assert_eq!(outbox.push(text("abc"), None), Ok(Queued::Expected));
+        assert_eq!(outbox.push(text("def"), None), Ok(Queued::Expected));
+    });
+    assert_eq!(scene.outbox.push(Message::Error, None), Ok(Queued::Expected));
+    let written = scene.poll_writer().expect("it has failed");
+    assert!(matches!(written.end, WriteEnd::Failed(_)));
+    scene.assert_sent(2, "abcdef");
 }

@@ -30,7 +30,7 @@ use super::{CLOCK_JUMP, Observer};
 use crate::{
     error,
     outbox::{AnyOutbox, Load, Outbox},
-    press::{Batch, EncodeError},
+    press::{Batch, BatchFailure},
     task::{Panicked, poll_yield},
 };
 
@@ -99,11 +99,11 @@ impl From<io::Error> for Failure {
     }
 }
 
-impl From<EncodeError> for Failure {
-    fn from(error: EncodeError) -> Self {
+impl From<BatchFailure> for Failure {
+    fn from(error: BatchFailure) -> Self {
         match error {
-            EncodeError::Failed(error) => error.into(),
-            EncodeError::Panicked(panicked) => {
+            BatchFailure::Failed(error) => error.into(),
+            BatchFailure::Panicked(panicked) => {
                 Self { error: error::writer_panicked(&panicked), is_timeout: false, panicked: Some(panicked) }
             }
         }

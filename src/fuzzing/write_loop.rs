@@ -192,7 +192,14 @@ impl ReplyStream for Reply {
         assert!(!ledger.is_blocked, "the writer has not been done with the stream");
         let is_next = ledger.encoded[ledger.taken..].starts_with(bytes);
         assert!(is_next, "what is written is what was encoded, from where the last write ended");
-        let Step::Take(count) = self.step else { return Err(io::ErrorKind::WouldBlock.into()) };
+        let count = match self.step {
+            Step::Take(count) => count,
+            Step::Fail(kind) => {
+                ledger.stream_failure = Some(kind);
+                return Err(kind.into());
+            }
+            _ => return Err(io::ErrorKind::WouldBlock.into()),
+        };
         let count = count.min(bytes.len());
         ledger.taken += count;
         Ok(count)
@@ -335,14 +342,17 @@ impl Driver {
         for _ in 0..=input.below(4) {
             self.offer(Manner::choose(input), input.below(4));
         }
-        let has_replies = answering.end();
+        let has_replies = answering.take_replies();
+        drop(answering);
         match input.below(8) {
             0 | 1 => self.offer(Manner::choose(input), input.below(4)),
             2 if input.below(4) == 0 => close(&self.ledger, &self.outbox, input.below(2) == 1),
             3 => self.poll(),
             _ => {}
         }
-        if has_replies {
+        if has_replies && input.below(8) == 0 {
+            self.outbox.hand_over_replies();
+        } else if has_replies {
             self.outbox.write_replies(&Reply { ledger: Arc::clone(&self.ledger), step: Step::choose(input) });
         }
     }

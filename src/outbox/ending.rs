@@ -9,12 +9,12 @@ use crate::{press::ReplyStream, sync::Ordering, task::dispose_all};
 pub(crate) const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
 
 impl<M: Send + 'static> AnyOutbox for Outbox<M> {
-    fn identity(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-
     fn write_replies(&self, stream: &dyn ReplyStream) {
         self.reply(stream);
+    }
+
+    fn hand_over_replies(&self) {
+        self.hand_over();
     }
 
     fn finish(&self) -> bool {

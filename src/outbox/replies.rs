@@ -1,7 +1,8 @@
 //! Replies: what `process_message` sends to the very peer whose message it processes.
 //!
 //! The reader that polls it writes them itself at the end of its turn, if the writer is parked: a turn of another task
-//! costs more than the message. Whatever cannot be written at once is left to the writer.
+//! costs more than the message. Whatever cannot be written at once, and whatever would wait for another
+//! `process_message`, is left to the writer.
 
 use std::cell::Cell;
 
@@ -14,7 +15,7 @@ thread_local! {
 }
 
 /// While it exists, a message that this thread sends to one outbox does not wake a parked writer, unless it has a receipt:
-/// who waits for that may block the thread. Whoever made it writes the replies.
+/// who waits for that may block the thread. Whoever made it writes the replies, or hands them over.
 pub(crate) struct Answering {
     /// What was there: `process_message` may poll a runtime of its own, with readers of its own.
     before: (usize, bool),
@@ -23,14 +24,20 @@ pub(crate) struct Answering {
 impl Answering {
     #[inline]
     pub(crate) fn begin(outbox: Option<&dyn AnyOutbox>) -> Self {
-        let answered = outbox.map_or(0, AnyOutbox::identity);
+        let answered = outbox.map_or(0, |outbox| std::ptr::from_ref(outbox).addr());
         Self { before: ANSWERED.with(|cell| cell.replace((answered, false))) }
     }
 
-    /// Returns whether there are replies: [`AnyOutbox::write_replies`] must be called.
+    /// Returns whether there are replies since this was last asked: they must be handed over or written.
     #[inline]
-    pub(crate) fn end(self) -> bool {
-        ANSWERED.with(Cell::get).1
+    pub(crate) fn take_replies(&self) -> bool {
+        ANSWERED.with(|cell| {
+            let (answered, has_replies) = cell.get();
+            if has_replies {
+                cell.set((answered, false));
+            }
+            has_replies
+        })
     }
 }
 
@@ -47,12 +54,25 @@ impl<M: Send + 'static> Outbox<M> {
     pub(super) fn is_answered_here(&self) -> bool {
         ANSWERED.with(|cell| {
             let (answered, _) = cell.get();
-            let is_here = answered == self.identity();
+            let is_here = answered == std::ptr::from_ref(self).addr();
             if is_here {
                 cell.set((answered, true));
             }
             is_here
         })
+    }
+
+    /// See [`AnyOutbox::hand_over_replies`].
+    pub(super) fn hand_over(&self) {
+        let mut state = self.state.lock();
+        let is_due = state.writer == Activity::Replying;
+        if is_due {
+            state.writer = Activity::Due;
+        }
+        drop(state);
+        if is_due {
+            self.wake_writer();
+        }
     }
 
     /// See [`AnyOutbox::write_replies`].
@@ -77,6 +97,8 @@ impl<M: Send + 'static> Outbox<M> {
         }
         state.put_back(press);
         if is_written && state.queue.is_empty() && state.intake == Intake::Open {
+            // A queue as long as it may be has left no room for others meanwhile, but nobody streams.
+            state.has_been_full = false;
             state.writer = Activity::Parked;
             let surplus = Self::take_surplus(&mut state);
             drop(state);

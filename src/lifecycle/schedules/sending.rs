@@ -193,22 +193,32 @@ fn replies_are_lost_by_no_end_and_overtake_nothing() {
                 let (mut sent, mut is_closed) = (Vec::new(), false);
                 let mut numbers = (0..4 + below(3) as u8).peekable();
                 while numbers.peek().is_some() && !is_closed {
-                    let written = (peer.messages().len(), wire.written.load(Ordering::Relaxed));
                     let answering = Answering::begin(Some(outbox));
                     for number in numbers.by_ref().take(1 + below(3)) {
-                        match traffic.send((0, number)) {
+                        // Most without a receipt, so that several are written together.
+                        let outcome = match below(4) {
+                            0 => traffic.send((0, number)),
+                            _ => traffic.stage.push(addr(1), (0, number), None).map(|()| None),
+                        };
+                        match outcome {
                             Ok(receipt) => sent.push(((0, number), receipt)),
                             Err(Some(PushError::Full)) => {}
                             Err(Some(PushError::Closed) | None) => is_closed = true,
                         }
                         give_way();
                     }
-                    if answering.end() {
+                    let has_replies = answering.take_replies();
+                    drop(answering);
+                    if has_replies && below(4) == 0 {
+                        outbox.hand_over_replies();
+                    } else if has_replies {
+                        let counts = || [&wire.tried, &wire.written].map(|count| count.load(Ordering::Relaxed));
+                        let before = counts();
                         outbox.write_replies(&wire);
-                        let is_written = wire.written.load(Ordering::Relaxed) > written.1;
-                        BY_READER.seen_if(is_written);
-                        LEFT.seen_if(!is_written);
-                        TAKEN_OVER.seen_if(!is_written && peer.messages().len() == written.0);
+                        let [tried, written] = [0, 1].map(|which| counts()[which] > before[which]);
+                        BY_READER.seen_if(written);
+                        LEFT.seen_if(tried && !written);
+                        TAKEN_OVER.seen_if(!tried);
                     }
                     give_way();
                 }

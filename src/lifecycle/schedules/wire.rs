@@ -127,18 +127,21 @@ impl Peer {
 pub(super) struct ReplyWire<'a> {
     peer: &'a Peer,
     meter: Meter,
-    /// How often the reader has written a batch whole.
+    /// How often the reader has tried to write a batch.
+    pub(super) tried: AtomicUsize,
+    /// How often it has written one whole.
     pub(super) written: AtomicUsize,
 }
 
 impl<'a> ReplyWire<'a> {
     pub(super) fn new(peer: &'a Peer, meter: Meter) -> Self {
-        Self { peer, meter, written: AtomicUsize::new(0) }
+        Self { peer, meter, tried: AtomicUsize::new(0), written: AtomicUsize::new(0) }
     }
 }
 
 impl ReplyStream for ReplyWire<'_> {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.tried.fetch_add(1, Ordering::Relaxed);
         give_way();
         let mut tape = self.peer.tape();
         assert!(!tape.is_shut, "nothing is written behind the farewell");

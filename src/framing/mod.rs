@@ -85,6 +85,8 @@ mod idle_tests;
 #[cfg(test)]
 mod read_tests;
 #[cfg(test)]
+mod reply_scene_tests;
+#[cfg(test)]
 mod reply_tests;
 #[cfg(test)]
 mod write_tests;

@@ -1,183 +1,20 @@
 //! What `process_message` sends to the peer that it serves, on scripted streams.
 
 use std::{
-    future::{Future, pending},
+    future::pending,
     io,
-    pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::{Arc, atomic::Ordering},
 };
 
-use bytes::BytesMut;
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    runtime::{Builder, Runtime},
-    sync::oneshot,
-};
-use tokio_util::codec::{BytesCodec, Encoder};
+use tokio::sync::oneshot;
 
 use super::{
-    ReadStream,
-    read::{ReadEnd, ReadSettings, Reader},
-    write::{WriteEnd, Writer, Written},
-    write_tests::{DEPTH, Message, PATIENT, Sent, Sink, TestEncoder},
+    read::ReadEnd,
+    reply_scene_tests::{ALL, Line, Scene, text},
+    write::WriteEnd,
+    write_tests::{DEPTH, Message, Sink},
 };
 use crate::outbox::{AnyOutbox, Outbox, PushError, Queued};
-
-static SETTINGS: ReadSettings = ReadSettings { depth: 100, backpressure: true, buffer_size: 1_024, idle_timeout: None };
-
-/// Tells how long it is kept.
-struct Watched(#[expect(dead_code, reason = "counted")] Arc<()>);
-
-impl Encoder<Message> for Watched {
-    type Error = io::Error;
-
-    fn encode(&mut self, message: Message, dst: &mut BytesMut) -> io::Result<()> {
-        TestEncoder.encode(message, dst)
-    }
-}
-
-/// Brings so many messages of a byte, each in a read of its own, and then nothing more for now.
-struct Line {
-    incoming: usize,
-    /// What has been written, by whomever.
-    taken: Arc<Mutex<Vec<u8>>>,
-    /// How many bytes more it takes from the reader at once; none fails it.
-    room: Option<usize>,
-    /// How often the reader has written.
-    writes: Arc<AtomicUsize>,
-    /// Happens when it does.
-    meanwhile: fn(&Outbox<Message>),
-    outbox: Arc<Outbox<Message>>,
-}
-
-impl AsyncRead for Line {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.incoming == 0 {
-            return Poll::Pending;
-        }
-        self.incoming -= 1;
-        buf.put_slice(b"?");
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl ReadStream for Line {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        (self.meanwhile)(&self.outbox);
-        let room = self.room.ok_or(io::ErrorKind::ConnectionReset)?;
-        if room == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let count = bytes.len().min(room);
-        self.taken.lock().unwrap().extend_from_slice(&bytes[..count]);
-        Ok(count)
-    }
-}
-
-#[derive(Default)]
-struct Bell(AtomicBool);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// An outbox whose writer has parked, and a stream for both of them and the reader.
-struct Scene {
-    outbox: Arc<Outbox<Message>>,
-    writer: Pin<Box<dyn Future<Output = Written<Sink>>>>,
-    bell: Arc<Bell>,
-    sent: Sent,
-    taken: Arc<Mutex<Vec<u8>>>,
-    writes: Arc<AtomicUsize>,
-    /// Two with the encoder's.
-    encoder: Arc<()>,
-    /// Lends its timers.
-    runtime: Runtime,
-}
-
-impl Scene {
-    /// The writer has written one byte.
-    fn new() -> Self {
-        Self::with_sink(Sink::taking_all)
-    }
-
-    fn with_sink(sink: impl FnOnce(&Arc<Mutex<Vec<u8>>>) -> Sink) -> Self {
-        let (encoder, taken, sent) = (Arc::default(), Arc::default(), Sent::default());
-        let outbox = Arc::new(Outbox::new(Watched(Arc::clone(&encoder)), &PATIENT));
-        assert_eq!(outbox.push(text("!"), None), Ok(Queued::First));
-        let writer = Box::pin(Writer::new(sink(&taken), Arc::clone(&outbox), sent.clone()).run());
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let (bell, writes) = (Arc::default(), Arc::default());
-        let mut scene = Self { outbox, writer, bell, sent, taken, writes, encoder, runtime };
-        scene.bell.0.store(true, Ordering::Relaxed);
-        assert!(scene.poll_writer().is_none());
-        assert_eq!(scene.written(), "!");
-        scene
-    }
-
-    fn line(&self, incoming: usize, room: Option<usize>) -> Line {
-        let (taken, writes, outbox) = (Arc::clone(&self.taken), Arc::clone(&self.writes), Arc::clone(&self.outbox));
-        Line { incoming, taken, room, writes, meanwhile: |_| {}, outbox }
-    }
-
-    /// Reads and processes until there is nothing more to do.
-    fn read<F: Future<Output = ()>>(&self, line: Line, mut process: impl FnMut() -> F) -> Option<ReadEnd> {
-        let reader = Reader::new(line, BytesCodec::new(), &SETTINGS, self.sent.clone());
-        let mut reader = reader.with_replies(Some(Arc::clone(&self.outbox) as _));
-        let _context = self.runtime.enter();
-        let mut run = std::pin::pin!(reader.run(|_: BytesMut| process()));
-        match run.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Pending => None,
-            Poll::Ready(end) => Some(end),
-        }
-    }
-
-    fn poll_writer(&mut self) -> Option<Written<Sink>> {
-        if !self.is_writer_woken() {
-            return None;
-        }
-        self.bell.0.store(false, Ordering::Relaxed);
-        let waker = Waker::from(Arc::clone(&self.bell));
-        let _context = self.runtime.enter();
-        match self.writer.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Pending => None,
-            Poll::Ready(written) => Some(written),
-        }
-    }
-
-    fn is_writer_woken(&self) -> bool {
-        self.bell.0.load(Ordering::Relaxed)
-    }
-
-    fn written(&self) -> String {
-        String::from_utf8(self.taken.lock().unwrap().clone()).unwrap()
-    }
-
-    /// How often the reader has written.
-    fn writes(&self) -> usize {
-        self.writes.load(Ordering::Relaxed)
-    }
-
-    /// Checks what has been written and counted; the byte of the beginning is left out.
-    #[track_caller]
-    fn assert_sent(&self, messages: usize, bytes: &str) {
-        assert_eq!(self.written(), format!("!{bytes}"));
-        assert_eq!(self.sent.get(), (messages + 1, bytes.len() + 1));
-    }
-}
-
-fn text(text: &str) -> Message {
-    Message::Bytes(text.into())
-}
-
-const ALL: Option<usize> = Some(usize::MAX);
 
 #[test]
 fn a_lone_reply_is_written_by_the_reader_and_wakes_nobody() {

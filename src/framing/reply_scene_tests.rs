@@ -11,12 +11,12 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     runtime::{Builder, Runtime},
 };
-use tokio_util::codec::{BytesCodec, Encoder};
+use tokio_util::codec::{Decoder, Encoder};
 
 use super::{
     ReadStream,
@@ -39,9 +39,23 @@ impl Encoder<Message> for Watched {
     }
 }
 
-/// Brings so many messages of a byte, each in a read of its own, and then nothing more for now.
+/// A message is a byte.
+pub(super) struct Bytewise;
+
+impl Decoder for Bytewise {
+    type Item = u8;
+    type Error = io::Error;
+
+    fn decode(&mut self, src: &mut BytesMut) -> io::Result<Option<u8>> {
+        Ok(src.try_get_u8().ok())
+    }
+}
+
+/// Brings so many messages, and then nothing more for now.
 pub(super) struct Line {
     pub(super) incoming: usize,
+    /// How many of them it brings at once.
+    pub(super) at_once: usize,
     /// What has been written, by whomever.
     pub(super) taken: Arc<Mutex<Vec<u8>>>,
     /// How many bytes more it takes from the reader at once; none fails it.
@@ -58,8 +72,9 @@ impl AsyncRead for Line {
         if self.incoming == 0 {
             return Poll::Pending;
         }
-        self.incoming -= 1;
-        buf.put_slice(b"?");
+        let count = self.at_once.min(self.incoming);
+        self.incoming -= count;
+        buf.put_slice(&vec![b'?'; count]);
         Poll::Ready(Ok(()))
     }
 }
@@ -123,19 +138,23 @@ impl Scene {
 
     pub(super) fn line(&self, incoming: usize, room: Option<usize>) -> Line {
         let (taken, writes, outbox) = (Arc::clone(&self.taken), Arc::clone(&self.writes), Arc::clone(&self.outbox));
-        Line { incoming, taken, room, writes, meanwhile: |_| {}, outbox }
+        Line { incoming, at_once: 1, taken, room, writes, meanwhile: |_| {}, outbox }
     }
 
     /// Reads and processes until there is nothing more to do.
     pub(super) fn read<F: Future<Output = ()>>(&self, line: Line, mut process: impl FnMut() -> F) -> Option<ReadEnd> {
-        let reader = Reader::new(line, BytesCodec::new(), &SETTINGS, self.sent.clone());
-        let mut reader = reader.with_replies(Some(Arc::clone(&self.outbox) as _));
+        let mut reader = self.reader(line);
         let _context = self.runtime.enter();
-        let mut run = std::pin::pin!(reader.run(|_: BytesMut| process()));
+        let mut run = std::pin::pin!(reader.run(|_| process()));
         match run.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => None,
             Poll::Ready(end) => Some(end),
         }
+    }
+
+    pub(super) fn reader(&self, line: Line) -> Reader<Line, Bytewise, Sent> {
+        let reader = Reader::new(line, Bytewise, &SETTINGS, self.sent.clone());
+        reader.with_replies(Some(Arc::clone(&self.outbox) as _))
     }
 
     pub(super) fn poll_writer(&mut self) -> Option<Written<Sink>> {

@@ -1,9 +1,11 @@
 //! What `process_message` sends to the peer that it serves, on scripted streams.
 
 use std::{
-    future::pending,
+    future::{Future, pending, poll_fn},
     io,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, Waker},
 };
 
 use tokio::sync::oneshot;
@@ -321,4 +323,46 @@ fn a_message_that_cannot_be_encoded_does_not_tear_a_reply_that_has_been_begun() 
     let written = scene.poll_writer().expect("it has failed");
     assert!(matches!(written.end, WriteEnd::Failed(_)));
     scene.assert_sent(2, "abcdef");
+}
+
+#[test]
+fn of_messages_that_were_decoded_together_only_the_last_one_is_answered_by_the_reader() {
+    for answered in [1, 2, 3] {
+        let scene = Scene::new();
+        let (bell, outbox) = (Arc::clone(&scene.bell), Arc::clone(&scene.outbox));
+        let mut processed = 0;
+        scene.read(Line { at_once: 3, ..scene.line(3, ALL) }, || {
+            processed += 1;
+            assert_eq!(bell.0.load(Ordering::Relaxed), processed > answered, "the next one may block this thread");
+            if processed == answered {
+                assert_eq!(outbox.push(text("a"), None), Ok(Queued::Expected));
+            }
+            async {}
+        });
+        assert_eq!((processed, scene.writes()), (3, usize::from(answered == 3)));
+    }
+}
+
+#[test]
+fn a_reply_after_an_await_is_written_by_the_reader_too() {
+    let scene = Scene::new();
+    let outbox = &scene.outbox;
+    let mut reader = scene.reader(scene.line(1, ALL));
+    let _context = scene.runtime.enter();
+    let mut has_waited = false;
+    let process = |_| {
+        poll_fn(move |_| {
+            if std::mem::replace(&mut has_waited, true) {
+                assert_eq!(outbox.push(text("a"), None), Ok(Queued::Expected));
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+    };
+    let mut run = pin!(reader.run(process));
+    for writes in [0, 1] {
+        assert!(run.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!((scene.writes(), scene.is_writer_woken()), (writes, false));
+    }
+    scene.assert_sent(1, "a");
 }

@@ -58,7 +58,7 @@ pub(crate) struct Batch {
     /// The receipts of its messages that have one.
     #[expect(clippy::box_collection, reason = "an idle connection should not have room for what is rare")]
     receipts: Option<Box<Vec<Receipt>>>,
-    /// What went wrong with the encoding of one of its messages; none of them is written then.
+    /// What went wrong: nothing more of it is written, and nothing at all if one of its messages could not be encoded.
     failure: Option<Box<BatchFailure>>,
 }
 

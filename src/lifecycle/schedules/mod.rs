@@ -30,6 +30,7 @@ use tokio::runtime::{Builder, Runtime};
 
 mod endings;
 mod limits;
+mod replies;
 mod sending;
 mod stage;
 mod wire;

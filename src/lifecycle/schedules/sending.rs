@@ -14,12 +14,9 @@ use tokio::sync::oneshot::Receiver;
 use super::{
     Sight, below, explore,
     stage::{Remains, SETTINGS, Stage, addr},
-    wire::{Message, Mood, Peer, ReplyWire, give_way},
+    wire::{Message, Mood, Peer, give_way},
 };
-use crate::{
-    meter::Meter,
-    outbox::{Answering, PushError},
-};
+use crate::outbox::PushError;
 
 /// One that has a receipt fills a batch; of those without, which are two bytes and weigh three, four begin before the half
 /// batch is full that the writer adds to its eight bytes.
@@ -31,12 +28,12 @@ const MOST_UNWRITTEN: usize = SETTINGS.depth + 2 * MOST_IN_A_BATCH;
 /// The same if all have receipts.
 const MOST_UNWRITTEN_WITH_RECEIPTS: usize = SETTINGS.depth + 2;
 
-type Sent = Vec<(Message, Option<Receiver<io::Result<()>>>)>;
+pub(super) type Sent = Vec<(Message, Option<Receiver<io::Result<()>>>)>;
 
 /// What a scene's senders have in common.
 #[derive(Clone)]
-struct Traffic {
-    stage: Stage,
+pub(super) struct Traffic {
+    pub(super) stage: Stage,
     peer: Peer,
     /// How many messages have been accepted.
     accepted: Arc<AtomicUsize>,
@@ -45,11 +42,11 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn new(stage: &Stage, peer: &Peer, with_receipts: bool) -> Self {
+    pub(super) fn new(stage: &Stage, peer: &Peer, with_receipts: bool) -> Self {
         Self { stage: stage.clone(), peer: peer.clone(), accepted: Arc::default(), with_receipts }
     }
 
-    fn send(&self, message: Message) -> Result<Option<Receiver<io::Result<()>>>, Option<PushError>> {
+    pub(super) fn send(&self, message: Message) -> Result<Option<Receiver<io::Result<()>>>, Option<PushError>> {
         if self.with_receipts || message.1 % 2 == 0 {
             self.stage.send(addr(1), message).map(Some)
         } else {
@@ -58,7 +55,7 @@ impl Traffic {
     }
 
     /// Sends until all is accepted or the connection ends; tells what was accepted, and how often there was no room.
-    fn send_all(&self, sender: u8, count: u8) -> (Sent, usize) {
+    pub(super) fn send_all(&self, sender: u8, count: u8) -> (Sent, usize) {
         let most = if self.with_receipts { MOST_UNWRITTEN_WITH_RECEIPTS } else { MOST_UNWRITTEN };
         let (mut sent, mut refused) = (Vec::new(), 0);
         for number in 0..count {
@@ -84,7 +81,7 @@ impl Traffic {
 }
 
 /// What was written of one sender, as numbers.
-fn written_by(peer: &Peer, sender: u8) -> Vec<u8> {
+pub(super) fn written_by(peer: &Peer, sender: u8) -> Vec<u8> {
     peer.messages().into_iter().filter(|message| message.0 == sender).map(|message| message.1).collect()
 }
 
@@ -167,113 +164,6 @@ fn a_graceful_end_loses_nothing_that_was_accepted() {
     }
 
     explore("a graceful end", &[&FULL, &CLOSED, &ALL, &STALLED, &AHEAD], scene);
-}
-
-/// What `process_message` sends is written by the reader or by the writer, whoever else sends, stalls or ends the
-/// connection meanwhile: once each, in order, and before a graceful end is over.
-#[test]
-fn replies_are_lost_by_no_end_and_overtake_nothing() {
-    static BY_READER: Sight = Sight::new("the reader writes a reply");
-    static LEFT: Sight = Sight::new("the reader leaves a reply to the writer");
-    static TAKEN_OVER: Sight = Sight::new("somebody else has woken the writer for a reply");
-    static CLOSED: Sight = Sight::new("the reader finds the connection closed");
-
-    fn scene() {
-        let stage = Stage::new(1, 1, 1);
-        let peer = Peer::new(if below(3) == 0 { Mood::Stalling } else { Mood::Reading });
-        let link = stage.live(addr(1), &peer);
-        let remains = Remains::of(&link, &peer);
-        let traffic = Traffic::new(&stage, &peer, false);
-        let reader = {
-            let (traffic, peer) = (traffic.clone(), peer.clone());
-            let wire_meter = Meter::new(Arc::clone(&stage.kernel.traffic), link.info().clone());
-            thread::spawn(move || {
-                let wire = ReplyWire::new(&peer, wire_meter);
-                let outbox = link.outbox().expect("made with one");
-                let (mut sent, mut is_closed) = (Vec::new(), false);
-                let mut numbers = (0..4 + below(3) as u8).peekable();
-                while numbers.peek().is_some() && !is_closed {
-                    let answering = Answering::begin(Some(outbox));
-                    for number in numbers.by_ref().take(1 + below(3)) {
-                        // Most without a receipt, so that several are written together.
-                        let outcome = match below(4) {
-                            0 => traffic.send((0, number)),
-                            _ => traffic.stage.push(addr(1), (0, number), None).map(|()| None),
-                        };
-                        match outcome {
-                            Ok(receipt) => sent.push(((0, number), receipt)),
-                            Err(Some(PushError::Full)) => {}
-                            Err(Some(PushError::Closed) | None) => is_closed = true,
-                        }
-                        give_way();
-                    }
-                    let has_replies = answering.take_replies();
-                    drop(answering);
-                    if has_replies && below(4) == 0 {
-                        outbox.hand_over_replies();
-                    } else if has_replies {
-                        let counts = || [&wire.tried, &wire.written].map(|count| count.load(Ordering::Relaxed));
-                        let before = counts();
-                        outbox.write_replies(&wire);
-                        let [tried, written] = [0, 1].map(|which| counts()[which] > before[which]);
-                        BY_READER.seen_if(written);
-                        LEFT.seen_if(tried && !written);
-                        TAKEN_OVER.seen_if(!tried);
-                    }
-                    give_way();
-                }
-                CLOSED.seen_if(is_closed);
-                sent
-            })
-        };
-        let others = {
-            let traffic = traffic.clone();
-            thread::spawn(move || traffic.send_all(1, below(4) as u8).0)
-        };
-        let reads_on = {
-            let peer = peer.clone();
-            thread::spawn(move || {
-                for _ in 0..below(4) {
-                    thread::yield_now();
-                }
-                peer.set_mood(Mood::Reading);
-            })
-        };
-        let closer = (below(2) == 0).then(|| {
-            let stage = stage.clone();
-            thread::spawn(move || {
-                for _ in 0..below(6) {
-                    thread::yield_now();
-                }
-                assert!(stage.disconnect(addr(1)));
-            })
-        });
-        let sent = [reader.join().unwrap(), others.join().unwrap()];
-        reads_on.join().unwrap();
-        if let Some(closer) = closer {
-            closer.join().unwrap();
-        }
-        let mut accepted = Vec::new();
-        for sent in sent {
-            accepted.push(sent.iter().map(|((_, number), _)| *number).collect::<Vec<_>>());
-            for (message, receipt) in sent {
-                let Some(receipt) = receipt else { continue };
-                let outcome = block_on(receipt);
-                assert!(matches!(outcome, Ok(Ok(()))), "{message:?} came to {outcome:?}");
-            }
-        }
-        let counted = || stage.kernel.traffic.stats.sent();
-        stage.end();
-        for (sender, accepted) in (0..).zip(&accepted) {
-            assert_eq!(&written_by(&peer, sender), accepted, "once each, in order");
-        }
-        let messages = accepted.concat().len() as u64;
-        assert_eq!(counted(), (messages, 2 * messages));
-        assert!(!peer.is_torn());
-        remains.check();
-    }
-
-    explore("replies", &[&BY_READER, &LEFT, &TAKEN_OVER, &CLOSED], scene);
 }
 
 /// When the stream fails under the writer, every receipt resolves, none says more than what was written, and what follows

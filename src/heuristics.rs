@@ -8,7 +8,11 @@ pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn increment(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, count: usize) {
+        self.0.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     fn value(&self) -> u64 {
@@ -34,6 +38,8 @@ pub struct Heuristics {
     pub(crate) idle_timeouts: Counter,
     /// See [`Self::write_timeouts()`].
     pub(crate) write_timeouts: Counter,
+    /// See [`Self::unprocessed_messages()`].
+    pub(crate) unprocessed_messages: Counter,
 }
 
 impl Heuristics {
@@ -68,5 +74,11 @@ impl Heuristics {
     /// Returns how many connections ended because a flush took longer than `Writing::TIMEOUT_MS`.
     pub fn write_timeouts(&self) -> u64 {
         self.write_timeouts.value()
+    }
+
+    /// Returns how many messages were received and never given to `process_message`: their connection was over before, or,
+    /// without `Reading::BACKPRESSURE`, the queue was full. A message whose processing had begun does not count.
+    pub fn unprocessed_messages(&self) -> u64 {
+        self.unprocessed_messages.value()
     }
 }

@@ -22,7 +22,7 @@ pub(crate) trait HandshakeHook: Send + Sync {
     fn perform(self: Arc<Self>, connection: Connection) -> BoxFuture<'static, io::Result<Connection>>;
 }
 
-/// Runs a read loop to its end; it may write replies from the outbox.
+/// Runs a read loop to its end, beside the outbox of the same connection.
 pub(crate) type RunReader = Box<dyn FnOnce(ReadHalf, Option<Arc<dyn AnyOutbox>>) -> BoxFuture<'static, ReadEnd> + Send>;
 
 /// Runs a write loop to its end.

@@ -40,8 +40,6 @@ pub(crate) struct Kernel {
     pub(crate) span: Span,
     /// Shared with the meters of all connections.
     pub(crate) traffic: Arc<NodeTraffic>,
-    /// What went wrong.
-    pub(crate) heuristics: Heuristics,
     /// The connections, with their limits.
     pub(crate) registry: Arc<Registry<Link>>,
     /// One permit per setup in flight.
@@ -69,7 +67,6 @@ impl Kernel {
             span: error_span!("node", name),
             name,
             traffic: Arc::default(),
-            heuristics: Heuristics::default(),
             registry: Arc::new(Registry::new(limits)),
             setups: Arc::new(Semaphore::new(usize::from(config.max_connecting))),
             hooks: Hooks::default(),
@@ -79,6 +76,11 @@ impl Kernel {
             panic_log: LogBudget::default(),
             config,
         }
+    }
+
+    /// What went wrong.
+    pub(crate) fn heuristics(&self) -> &Heuristics {
+        &self.traffic.heuristics
     }
 
     /// A number that no other node has while this one exists.

@@ -127,6 +127,7 @@ mod sync;
 mod task;
 mod topology;
 mod transport;
+mod turn;
 
 /// Connections: their facts, their sides, and what ends them.
 pub mod connections {

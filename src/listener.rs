@@ -233,7 +233,7 @@ async fn accept_connections(mut open: OpenSocket, kernel: Arc<Kernel>) {
                 debug!(parent: &kernel.span, %error, "a peer gave up before it was accepted")
             }
             Err(error) => {
-                kernel.heuristics.accept_errors.increment();
+                kernel.heuristics().accept_errors.increment();
                 warn!(parent: &kernel.span, %error, "cannot accept; trying again in {PRESSURE_PAUSE:?}");
                 if let Either::Left(_) = select(&mut stop, Box::pin(sleep(PRESSURE_PAUSE))).await {
                     return;

@@ -8,13 +8,15 @@ use std::{
 use parking_lot::Mutex;
 use tracing::warn;
 
-use crate::{connection::ConnectionInfo, framing::Observer, stats::Stats};
+use crate::{connection::ConnectionInfo, framing::Observer, heuristics::Heuristics, stats::Stats};
 
 /// The counters of a node, and what its connections share to keep its log short.
 #[derive(Debug, Default)]
 pub(crate) struct NodeTraffic {
     /// Of all connections together.
     pub(crate) stats: Stats,
+    /// What went wrong.
+    pub(crate) heuristics: Heuristics,
     /// Held for a few instructions.
     drops: Mutex<Drops>,
 }
@@ -61,7 +63,12 @@ impl Observer for Meter {
         self.node.stats.count_received(messages, bytes);
     }
 
+    fn unprocessed(&self, messages: usize) {
+        self.node.heuristics.unprocessed_messages.add(messages);
+    }
+
     fn dropped(&self, messages: usize) {
+        self.unprocessed(messages);
         let now = Instant::now();
         let mut drops = self.node.drops.lock();
         drops.unreported += messages;

@@ -48,7 +48,7 @@ impl Node {
 
     /// Returns the counters of what went wrong.
     pub fn heuristics(&self) -> &Heuristics {
-        &self.0.heuristics
+        self.0.heuristics()
     }
 
     /// Returns the span that the node's log lines belong to.

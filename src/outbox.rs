@@ -25,7 +25,7 @@ use tokio_util::codec::Encoder;
 
 pub(crate) use {
     ending::MAX_FLUSH_TIME,
-    replies::Answering,
+    replies::{Answering, Signals},
     sending::{Placed, PushError, Queued},
 };
 
@@ -103,9 +103,16 @@ struct State<M> {
     is_streaming: bool,
     /// Whether messages are taken.
     intake: Intake,
+    /// The reader of this connection, while it waits until the queue is less than half full.
+    awaits_room: Option<Waker>,
 }
 
 impl<M> State<M> {
+    /// Whether the queue is less than half full.
+    fn has_room(&self, half_depth: usize) -> bool {
+        self.queue.len() + self.swapped_out < half_depth
+    }
+
     /// Whether a graceful end has nothing to wait for.
     fn is_flushed(&self, is_last_flushed: &AtomicBool) -> bool {
         let is_writing = match self.writer {
@@ -116,8 +123,10 @@ impl<M> State<M> {
         self.queue.is_empty() && self.swapped_out == 0 && !self.has_waiting_batch && !is_writing
     }
 
-    /// Puts what was not encoded back in front of what was queued in the meantime.
-    fn put_back(&mut self, mut press: Box<Press<M>>) {
+    /// Puts what was not encoded back in front of what was queued in the meantime. This is where room appears: returns
+    /// whom to wake for it, after the lock.
+    #[must_use]
+    fn put_back(&mut self, mut press: Box<Press<M>>, half_depth: usize) -> Option<Waker> {
         if !press.queue.is_empty() {
             press.queue.append(&mut self.queue);
             std::mem::swap(&mut press.queue, &mut self.queue);
@@ -125,6 +134,14 @@ impl<M> State<M> {
         self.swapped_out = 0;
         self.has_waiting_batch = !press.batch.is_empty();
         self.press = Some(press);
+        if self.awaits_room.is_some() && self.has_room(half_depth) { self.awaits_room.take() } else { None }
+    }
+}
+
+/// Wakes who waits for room, outside of all locks.
+fn wake(waiting: Option<Waker>) {
+    if let Some(waker) = waiting {
+        waker.wake();
     }
 }
 
@@ -135,6 +152,8 @@ pub(crate) enum Load {
     Batch,
     /// The batch has been filled, and there is nothing behind it: see [`Outbox::park_after_last`].
     LastBatch,
+    /// The batch has been filled as far as that was possible in the time of a turn.
+    SlowBatch,
     /// Nothing is left, and nothing will come.
     Finished,
 }
@@ -147,6 +166,15 @@ pub(crate) trait AnyOutbox: Any + Send + Sync {
 
     /// Leaves that to the writer.
     fn hand_over_replies(&self);
+
+    /// Ready when the queue is less than half full, or takes no more messages; one task waits for it.
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Tells that the peer has taken bytes.
+    fn note_progress(&self);
+
+    /// Whether the peer has taken bytes since this was last asked.
+    fn take_progress(&self) -> bool;
 
     /// Takes no more messages, and lets the writer end once all is written; `true` if all is written already.
     fn finish(&self) -> bool;
@@ -179,6 +207,8 @@ pub(crate) struct Outbox<M> {
     is_last: AtomicBool,
     /// Whether the batch of [`Activity::WritingLast`] is flushed; set by the writer alone.
     is_last_flushed: AtomicBool,
+    /// Whether the peer has taken bytes. Relaxed: a reader that sees it late waits for another eighth of a second.
+    has_progress: AtomicBool,
 }
 
 impl<M: Send + 'static> Outbox<M> {
@@ -195,6 +225,7 @@ impl<M: Send + 'static> Outbox<M> {
             has_been_full: false,
             is_streaming: false,
             intake: Intake::Open,
+            awaits_room: None,
         };
         Self {
             settings,
@@ -203,7 +234,13 @@ impl<M: Send + 'static> Outbox<M> {
             writer_gone: AtomicBool::new(false),
             is_last: AtomicBool::new(false),
             is_last_flushed: AtomicBool::new(false),
+            has_progress: AtomicBool::new(false),
         }
+    }
+
+    /// At so many messages the queue is half full.
+    fn half_depth(&self) -> usize {
+        self.settings.depth.div_ceil(2)
     }
 
     pub(crate) fn settings(&self) -> &'static WriteSettings {
@@ -268,27 +305,34 @@ impl<M: Send + 'static> Outbox<M> {
         state.swapped_out = press.queue.len();
         drop(state);
 
-        press.run_for_writer();
+        let is_turn_over = press.run_for_writer();
         std::mem::swap(&mut press.batch, batch);
         let mut state = self.state.lock();
         if state.intake == Intake::Abandoned {
             drop(state);
             press.discard();
         } else {
-            state.put_back(press);
-            if state.queue.is_empty() && !state.has_waiting_batch && !state.is_streaming && state.intake == Intake::Open
-            {
+            let waiting = state.put_back(press, self.half_depth());
+            let is_last = state.queue.is_empty()
+                && !state.has_waiting_batch
+                && !state.is_streaming
+                && state.intake == Intake::Open;
+            let mut surplus = None;
+            if is_last {
                 self.is_last.store(true, Ordering::Release);
                 self.is_last_flushed.store(false, Ordering::Relaxed);
                 state.has_been_full = false;
                 state.writer = Activity::WritingLast;
-                let surplus = Self::take_surplus(&mut state);
-                drop(state);
-                drop(surplus);
+                surplus = Self::take_surplus(&mut state);
+            }
+            drop(state);
+            drop(surplus);
+            wake(waiting);
+            if is_last {
                 return Poll::Ready(Load::LastBatch);
             }
         }
-        Poll::Ready(Load::Batch)
+        Poll::Ready(if is_turn_over { Load::SlowBatch } else { Load::Batch })
     }
 
     /// Parks the writer, which has flushed a [`Load::LastBatch`]; `false` if something has come for it meanwhile.

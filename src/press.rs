@@ -11,6 +11,7 @@ use crate::{
     error,
     scratch::{self, Buffer},
     task::{Panicked, catch, dispose, dispose_all},
+    turn::Pace,
 };
 
 /// The most bytes at which another message may still begin in a batch.
@@ -158,14 +159,16 @@ impl Batch {
 
 /// An encoder without its type: encodes a queue at a time, so that the inner loop is dispatched statically.
 trait EncodeQueue<M>: Send {
-    /// Encodes until the queue is empty or the batch weighs `limit`; keeps the size of the last message.
+    /// Encodes until the queue is empty, the batch weighs `limit`, or a turn is over, which is `true`; keeps the size of the
+    /// last message.
     fn encode_queue(
         &mut self,
         queue: &mut VecDeque<Item<M>>,
         batch: &mut Batch,
         last_size: &mut usize,
+        pace: &mut Pace,
         limit: usize,
-    ) -> io::Result<()>;
+    ) -> io::Result<bool>;
 }
 
 impl<M, E: Encoder<M, Error = io::Error> + Send> EncodeQueue<M> for E {
@@ -174,8 +177,10 @@ impl<M, E: Encoder<M, Error = io::Error> + Send> EncodeQueue<M> for E {
         queue: &mut VecDeque<Item<M>>,
         batch: &mut Batch,
         last_size: &mut usize,
+        pace: &mut Pace,
         limit: usize,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
+        let mut turn = pace.begin();
         let Batch { bytes, messages, weight, receipts, .. } = batch;
         let bytes = &mut **bytes.get_or_insert_default();
         while (*weight as usize) < limit {
@@ -191,8 +196,12 @@ impl<M, E: Encoder<M, Error = io::Error> + Send> EncodeQueue<M> for E {
             // An encoder may do as it likes with the buffer.
             *last_size = bytes.len().saturating_sub(before);
             *weight = weight.saturating_add(u32::try_from(own_weight + *last_size).unwrap_or(u32::MAX));
+            pace.count();
+            if pace.is_look_due() && pace.look(&mut turn) {
+                return Ok(true);
+            }
         }
-        Ok(())
+        Ok(false)
     }
 }
 
@@ -208,6 +217,8 @@ pub(crate) struct Press<M> {
     flush_at: usize,
     /// The size of the last message that was encoded.
     last_size: usize,
+    /// How long messages take to be encoded.
+    pace: Pace,
 }
 
 impl<M> Press<M> {
@@ -221,6 +232,7 @@ impl<M> Press<M> {
             queue: VecDeque::new(),
             flush_at: flush_at.min(MAX_BATCH),
             last_size: 0,
+            pace: Pace::new(),
         }
     }
 
@@ -239,10 +251,11 @@ impl<M> Press<M> {
         self.encode_up_to(self.limit());
     }
 
-    /// Encodes half a batch more than a sender would, so that what a sender left does not become a small batch of its own.
-    pub(crate) fn run_for_writer(&mut self) {
+    /// Encodes half a batch more than a sender would, so that what a sender left does not become a small batch of its own;
+    /// `true` if that took the time of a turn.
+    pub(crate) fn run_for_writer(&mut self) -> bool {
         let limit = self.limit();
-        self.encode_up_to((limit + limit / 2).min(MAX_BATCH.saturating_sub(self.last_size)).max(limit));
+        self.encode_up_to((limit + limit / 2).min(MAX_BATCH.saturating_sub(self.last_size)).max(limit))
     }
 
     /// Four messages a batch for large messages, but so that the last one still ends within [`MAX_BATCH`], if its size is
@@ -265,10 +278,11 @@ impl<M> Press<M> {
         dispose(self.encoder);
     }
 
-    fn encode_up_to(&mut self, limit: usize) {
+    /// `true` if it ended because the turn was over.
+    fn encode_up_to(&mut self, limit: usize) -> bool {
         // A batch that fails is not written at all, so nothing is added to one of which that is no longer true.
         if self.batch.failure.is_some() || self.batch.is_begun() {
-            return;
+            return false;
         }
         self.batch.bytes.get_or_insert_with(|| {
             if self.last_size * 2 < scratch::CAPACITY {
@@ -277,9 +291,9 @@ impl<M> Press<M> {
                 Buffer::with_capacity(limit + self.last_size.min(MAX_BATCH))
             }
         });
-        let Self { encoder, batch, queue, last_size, .. } = self;
-        let failure = match catch(|| encoder.encode_queue(queue, batch, last_size, limit)) {
-            Ok(Ok(())) => return,
+        let Self { encoder, batch, queue, last_size, pace, .. } = self;
+        let failure = match catch(|| encoder.encode_queue(queue, batch, last_size, pace, limit)) {
+            Ok(Ok(is_turn_over)) => return is_turn_over,
             Ok(Err(error)) => BatchFailure::Failed(error),
             Err(panicked) => BatchFailure::Panicked(panicked),
         };
@@ -289,5 +303,6 @@ impl<M> Press<M> {
         let receipts = queue.iter_mut().filter_map(|item| item.receipt.take());
         batch.receipts.get_or_insert_default().extend(receipts);
         dispose_all(queue.drain(..));
+        false
     }
 }

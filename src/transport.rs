@@ -100,6 +100,12 @@ pub(crate) enum ReadHalf {
     Wrapped(SharedStream),
 }
 
+impl ReadHalf {
+    pub(crate) fn is_wrapped(&self) -> bool {
+        matches!(self, Self::Wrapped(_))
+    }
+}
+
 impl AsyncRead for ReadHalf {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

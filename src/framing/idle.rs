@@ -46,11 +46,19 @@ pub(super) struct IdleClock {
     is_timer_polled: bool,
     /// Whether the runtime has been asked once more for bytes after the time was up.
     has_looked_again: bool,
+    /// Whether this wait has been started anew after a clock jump. Once: a thread on which others compute is late each time.
+    is_pardoned: bool,
 }
 
 impl IdleClock {
     pub(super) const fn new() -> Self {
-        Self { wait: Wait::Over, is_ticking: false, is_timer_polled: false, has_looked_again: false }
+        Self {
+            wait: Wait::Over,
+            is_ticking: false,
+            is_timer_polled: false,
+            has_looked_again: false,
+            is_pardoned: false,
+        }
     }
 
     /// Ends the wait: a message has come, or the clock has to stand still.
@@ -77,6 +85,7 @@ impl IdleClock {
                     let now = Instant::now();
                     self.wait = Wait::Since(now);
                     self.has_looked_again = false;
+                    self.is_pardoned = false;
                     let tick = timeout / TICKS;
                     // Not for the first message: most connections are silent, and need only the one timer.
                     if timer.is_some() && tick >= MIN_TICK {
@@ -105,10 +114,15 @@ impl IdleClock {
                 (Wait::SinceTick, _) => {
                     self.wait = Wait::Since(now);
                     self.has_looked_again = false;
+                    self.is_pardoned = false;
                 }
                 // The timer is not moved with each message: it may have been set for an earlier one.
                 (_, Some(end)) if now < end => {}
-                (_, Some(end)) if now - end > CLOCK_JUMP => self.wait = Wait::Over,
+                (_, Some(end)) if now - end > CLOCK_JUMP && !self.is_pardoned => {
+                    self.wait = Wait::Since(now);
+                    self.has_looked_again = false;
+                    self.is_pardoned = true;
+                }
                 _ if !self.has_looked_again => {
                     // A thread that was held up learns that the time is up before it learns that there are bytes.
                     self.has_looked_again = true;

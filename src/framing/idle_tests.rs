@@ -29,6 +29,8 @@ impl Observer for Nobody {
 
     fn dropped(&self, _: usize) {}
 
+    fn unprocessed(&self, _: usize) {}
+
     fn sent(&self, _: usize, _: usize) {}
 }
 

@@ -8,12 +8,14 @@ use tokio::io::AsyncRead;
 
 use crate::press::ReplyStream;
 
+mod fill;
+mod hold;
 mod idle;
 pub(crate) mod read;
 pub(crate) mod write;
 
 /// A timer that fires later than this was held up with the whole process (stopped, or its clock jumped): the peer had no
-/// fair chance, and its time starts anew.
+/// fair chance, and its time starts anew. Once per wait: where others compute, each timer may be as late.
 const CLOCK_JUMP: Duration = Duration::from_secs(1);
 
 /// What a reader reads from, and may write replies to.
@@ -32,8 +34,16 @@ pub(crate) trait Observer: Send {
     /// Complete messages were decoded, none of which has been processed yet.
     fn received(&self, messages: usize, bytes: usize);
 
+    /// Whether a write to the peer has failed: what it has sent before is still of use, but not for ever.
+    fn has_write_failed(&self) -> bool {
+        false
+    }
+
     /// Complete messages were discarded because the queue was full.
     fn dropped(&self, messages: usize);
+
+    /// Messages that were received will not be processed: the connection is over.
+    fn unprocessed(&self, messages: usize);
 
     /// Messages were handed to the OS, none of whose receipts has been resolved yet.
     fn sent(&self, messages: usize, bytes: usize);

@@ -8,6 +8,10 @@
 //! socket -----------> buffer, decoder -----------------> queue -----------------------> process
 //!                                                        `depth` at most
 //! ```
+//!
+//! A turn ends after a number of messages and after a time, whether it is decoding or processing that takes it
+//! ([`turn`](crate::turn)), and when what the messages send fills queues ([`hold`](super::hold)). The first half is in
+//! [`fill`](super::fill).
 
 use std::{
     collections::VecDeque,
@@ -23,28 +27,21 @@ use tokio::{
     task::coop,
     time::{Instant, Sleep, sleep_until},
 };
-use tokio_util::{codec::Decoder, io::poll_read_buf};
+use tokio_util::codec::Decoder;
 
-use super::{Observer, ReadStream, Replies, Tally, idle::IdleClock};
+use super::{Observer, ReadStream, Replies, hold::Gate, idle::IdleClock};
 use crate::{
-    error,
-    outbox::{Answering, AnyOutbox},
+    outbox::{Answering, AnyOutbox, Signals},
     scratch,
-    task::{Disposed, Panicked, Shield, catch, dispose, dispose_all},
+    task::{Disposed, Panicked, Shield, catch, dispose_all, poll_yield},
+    turn::{Pace, Turn},
 };
 
-/// How many messages in a row a decoder may return without consuming a byte, when no new bytes arrive either.
-const MAX_STALLS: u32 = 10_000;
-
-/// How long messages that were decoded before a clean end of the stream may still be processed.
+/// How long messages that were decoded before the end of the stream may still be processed.
 pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(3);
 
-/// How many messages are processed between two looks at the task's cooperation budget, of which one turn has 128: a peer
-/// that floods us gives way to the others at least every 2,048 messages.
-const MESSAGES_PER_BUDGET_UNIT: u32 = 16;
-
-/// How often a full queue without backpressure is read on, dropping what arrives, before other tasks get their turn.
-const READS_WHILE_FULL: u32 = 8;
+/// How much is still read after a write has failed.
+const MAX_READ_AFTER_FAILURE: usize = 1024 * 1024;
 
 /// The settings of a read loop.
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +61,12 @@ pub(crate) struct ReadSettings {
 pub(crate) enum ReadEnd {
     /// The peer closed its side, and no message was incomplete.
     Eof,
-    /// A read error, or an error of the decoder.
-    Failed(io::Error),
+    /// The peer closed its side within a message.
+    Truncated(io::Error),
+    /// A read error.
+    Io(io::Error),
+    /// An error of the decoder.
+    Decoding(io::Error),
     /// No complete message arrived in time.
     Idle,
     /// The decoder panicked.
@@ -76,9 +77,16 @@ pub(crate) enum ReadEnd {
     Stopped,
 }
 
+impl ReadEnd {
+    /// Whether the stream has ended, and not the patience with what it brings: what it has brought before is processed.
+    fn is_end_of_stream(&self) -> bool {
+        matches!(self, Self::Eof | Self::Truncated(_) | Self::Io(_))
+    }
+}
+
 /// How far to fill the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Until {
+pub(super) enum Until {
     /// Nothing is being processed: as soon as there is something to process, do that.
     FirstMessages,
     /// A message is being processed: read on.
@@ -86,37 +94,46 @@ enum Until {
 }
 
 /// Everything before the processing: stream, buffer, decoder, queue.
-pub(crate) struct Reader<R, D: Decoder, O> {
+pub(crate) struct Reader<R, D: Decoder, O: Observer> {
     /// Where the bytes come from.
-    half: R,
+    pub(super) half: R,
     /// Makes messages of them.
-    decoder: Disposed<D>,
+    pub(super) decoder: Disposed<D>,
     /// What the user chose.
-    settings: &'static ReadSettings,
+    pub(super) settings: &'static ReadSettings,
     /// Is told what passes.
-    observer: O,
-    /// Gets what `process` sends, if replies may be written to the stream from here.
+    pub(super) observer: O,
+    /// Gets what `process` sends to the peer, with Writing.
     outbox: Option<Arc<dyn AnyOutbox>>,
+    /// Whether replies may be written to the stream from here.
+    writes_replies: bool,
     /// Bytes that no complete message has consumed; none while there are none and none are being read.
-    buffer: scratch::Lent,
+    pub(super) buffer: scratch::Lent,
     /// Those of them for which no buffer is kept.
-    remainder: scratch::Remainder,
+    pub(super) remainder: scratch::Remainder,
     /// Decoded and not being processed yet.
-    queue: VecDeque<D::Item>,
+    pub(super) queue: VecDeque<D::Item>,
     /// Whether the decoder has not yet said that it needs more bytes.
-    decodable: bool,
+    pub(super) decodable: bool,
     /// Whether the peer has closed its side.
-    eof: bool,
+    pub(super) eof: bool,
     /// Bytes that the decoder consumed for a message that is not complete yet.
-    consumed: usize,
+    pub(super) consumed: usize,
     /// Messages in a row that consumed nothing.
-    stalls: u32,
-    /// Messages until the next look at the task's budget.
-    left_of_unit: u32,
+    pub(super) stalls: u32,
+    /// How long messages take to be decoded and processed. Where it looks at the clock, the task's cooperation budget is
+    /// asked too, of which one turn has 128 units: it ends after 2,048 messages at the latest.
+    pub(super) pace: Pace,
+    /// Whether the next message may be processed.
+    gate: Gate,
+    /// Whether a message that is still being processed has made a queue crowded.
+    is_crowded: bool,
+    /// How many bytes are still read after a write has failed.
+    pub(super) left_after_failure: usize,
     /// How long the next complete message has been waited for.
-    idle_clock: IdleClock,
+    pub(super) idle_clock: IdleClock,
     /// Why the connection is to end once the queue is empty.
-    end: Option<Box<ReadEnd>>,
+    pub(super) end: Option<Box<ReadEnd>>,
     /// Whether the timer is set to the end of the drain.
     draining: bool,
 }
@@ -134,6 +151,7 @@ where
             settings,
             observer,
             outbox: None,
+            writes_replies: false,
             buffer: None,
             remainder: scratch::Remainder::default(),
             queue: VecDeque::new(),
@@ -141,23 +159,27 @@ where
             eof: false,
             consumed: 0,
             stalls: 0,
-            left_of_unit: MESSAGES_PER_BUDGET_UNIT,
+            pace: Pace::new(),
+            gate: Gate::Open,
+            is_crowded: false,
+            left_after_failure: MAX_READ_AFTER_FAILURE,
             idle_clock: IdleClock::new(),
             end: None,
             draining: false,
         }
     }
 
-    /// Lets the reader write what `process` sends to the peer.
-    pub(crate) fn with_replies(mut self, outbox: Option<Arc<dyn AnyOutbox>>) -> Self {
+    /// Lets the messages wait for what `process` sends to the peer, and the reader write it, if it may.
+    pub(crate) fn with_outbox(mut self, outbox: Option<Arc<dyn AnyOutbox>>, writes_replies: bool) -> Self {
         self.outbox = outbox;
+        self.writes_replies = writes_replies;
         self
     }
 
     /// Reads, decodes and processes messages, strictly in order and one at a time, until the connection ends.
     ///
-    /// What was decoded before an end of the stream is still processed: after a clean end for at most [`DRAIN_TIME`],
-    /// after an error as far as `process` does not wait.
+    /// What was decoded before the end of the stream is still processed, for at most [`DRAIN_TIME`]; before another end, as
+    /// far as `process` does not wait.
     ///
     /// # Cancel safety
     /// Dropping it drops the pending `process`; the messages not processed yet go with the reader.
@@ -181,12 +203,14 @@ where
         processing: &mut Shield<'_, F>,
         process: &mut impl FnMut(D::Item) -> F,
     ) -> Poll<ReadEnd> {
-        let answering = Answering::begin(self.outbox.as_deref());
+        let replies_to = self.outbox.as_deref().filter(|_| self.writes_replies);
+        let answering = Answering::begin(replies_to, std::mem::take(&mut self.is_crowded));
         let polled = self.poll_turn(cx, timer, &answering, processing, process);
         // Whatever ended the turn: there may be no other one.
-        let has_replies = answering.take_replies();
+        let signals = answering.take_signals();
         drop(answering);
-        if let Some(outbox) = self.outbox.as_ref().filter(|_| has_replies) {
+        self.is_crowded = signals.is_crowded && !processing.is_clear();
+        if let Some(outbox) = self.outbox.as_ref().filter(|_| signals.has_replies) {
             outbox.write_replies(&Replies { half: &self.half, observer: &self.observer });
         }
         polled
@@ -200,169 +224,86 @@ where
         processing: &mut Shield<'_, F>,
         process: &mut impl FnMut(D::Item) -> F,
     ) -> Poll<ReadEnd> {
+        let mut turn = self.pace.begin();
+        if !self.gate.is_open() && processing.is_clear() && self.gate.poll(cx, self.outbox.as_deref()).is_pending() {
+            return self.poll_wait(cx, timer, &mut turn);
+        }
         loop {
-            let Self { queue, observer, outbox, left_of_unit, .. } = self;
+            if !self.settings.backpressure && self.decodable && processing.is_clear() {
+                // What is complete is decoded, and dropped if there is no room for it, before the next message.
+                ready!(self.poll_fill(cx, timer.as_mut(), Until::FirstMessages, &mut turn));
+            }
+            let Self { queue, observer, outbox, pace, .. } = self;
             // A message goes from the queue right into the future that is polled: each copy would cost as much as the rest.
             let run = || {
                 loop {
                     if processing.is_clear() {
-                        if *left_of_unit == 0 || observer.has_ended() {
+                        if queue.is_empty() || pace.is_look_due() || observer.has_ended() {
                             return Poll::Ready(());
                         }
-                        let Some(message) = queue.pop_front() else { return Poll::Ready(()) };
-                        // What the one before has sent does not wait for this one, which may block the thread.
-                        if let Some(outbox) = outbox.as_ref().filter(|_| answering.take_replies()) {
-                            outbox.hand_over_replies();
+                        let signals = answering.signals();
+                        if signals != Signals::NONE {
+                            if signals.is_crowded {
+                                return Poll::Ready(());
+                            }
+                            // What the one before has sent does not wait for this one, which may block the thread.
+                            if let Some(outbox) = outbox.as_ref().filter(|_| answering.take_signals().has_replies) {
+                                outbox.hand_over_replies();
+                            }
                         }
+                        let Some(message) = queue.pop_front() else { return Poll::Ready(()) };
                         processing.set(process(message));
                     }
                     ready!(processing.poll_uncaught(cx));
                     processing.clear_uncaught();
-                    *left_of_unit -= 1;
+                    pace.count();
                 }
             };
             match catch(run) {
                 Err(panicked) => return Poll::Ready(ReadEnd::ProcessPanicked(panicked)),
                 Ok(Poll::Ready(())) => {}
-                Ok(Poll::Pending) => {
-                    let _ready_or_not = self.poll_fill(cx, timer.as_mut(), Until::Full);
-                    return self.poll_end_of_wait(cx, timer).map_or(Poll::Pending, Poll::Ready);
-                }
+                Ok(Poll::Pending) => return self.poll_wait(cx, timer, &mut turn),
             }
             if self.observer.has_ended() {
                 return Poll::Ready(ReadEnd::Stopped);
             }
-            if self.left_of_unit == 0 {
+            let is_crowded = !self.queue.is_empty() && answering.take_crowded();
+            if is_crowded {
+                self.gate.give_way();
+            }
+            if self.pace.is_look_due() {
                 ready!(coop::poll_proceed(cx)).made_progress();
-                self.left_of_unit = MESSAGES_PER_BUDGET_UNIT;
+                if self.pace.look(&mut turn) {
+                    return poll_yield(cx);
+                }
+            }
+            if is_crowded {
+                return poll_yield(cx);
             }
             if self.queue.is_empty() {
                 if let Some(end) = self.end.take() {
                     return Poll::Ready(*end);
                 }
-                ready!(self.poll_fill(cx, timer.as_mut(), Until::FirstMessages));
+                ready!(self.poll_fill(cx, timer.as_mut(), Until::FirstMessages, &mut turn));
             }
         }
     }
 
-    /// Reads and decodes; ready when the queue holds what `until` asks for, or when the end is known.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Option<Sleep>>, until: Until) -> Poll<()> {
-        let mut reads_while_full = 0;
-        loop {
-            if self.end.is_some() {
-                scratch::release(&mut self.buffer, &mut self.remainder);
-                return Poll::Ready(());
-            }
-            if self.is_full() && self.settings.backpressure {
-                self.idle_clock.stop();
-                scratch::release(&mut self.buffer, &mut self.remainder);
-                return Poll::Ready(());
-            }
-            if self.decodable {
-                if let Err(panicked) = catch(|| self.decode_available()) {
-                    self.end = Some(Box::new(ReadEnd::DecoderPanicked(panicked)));
-                }
-                continue;
-            }
-            if until == Until::FirstMessages && !self.queue.is_empty() {
-                return Poll::Ready(());
-            }
-            if self.is_full() {
-                reads_while_full += 1;
-                if reads_while_full > READS_WHILE_FULL {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-            }
-            if self.poll_read(cx).is_pending() {
-                scratch::release(&mut self.buffer, &mut self.remainder);
-                self.release_ring();
-                ready!(self.poll_idle(cx, timer.as_mut()));
-            }
-        }
+    /// Reads on while no message can be processed.
+    fn poll_wait(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut timer: Pin<&mut Option<Sleep>>,
+        turn: &mut Turn,
+    ) -> Poll<ReadEnd> {
+        let _ready_or_not = self.poll_fill(cx, timer.as_mut(), Until::Full, turn);
+        self.poll_end_of_wait(cx, timer).map_or(Poll::Pending, Poll::Ready)
     }
 
-    fn is_full(&self) -> bool {
-        self.queue.len() >= self.settings.depth
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let buffer = scratch::make_room(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
-        match ready!(poll_read_buf(Pin::new(&mut self.half), cx, buffer)) {
-            // Asked after the read: the end of a connection discards input only when it has said that it is the end.
-            Ok(_) if self.observer.has_ended() => self.end = Some(Box::new(ReadEnd::Stopped)),
-            Ok(0) => self.eof = true,
-            Ok(_) => self.stalls = 0,
-            Err(error) => self.end = Some(Box::new(ReadEnd::Failed(error))),
-        }
-        self.decodable = true;
-        Poll::Ready(())
-    }
-
-    fn release_ring(&mut self) {
-        if scratch::is_surplus(&self.queue) {
-            self.queue = VecDeque::new();
-        }
-    }
-
-    /// Decodes until the decoder needs more bytes, the queue is full, or the stream cannot go on.
-    fn decode_available(&mut self) {
-        let buffer = scratch::restore(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
-        let mut tally = Tally { observer: &self.observer, messages: 0, bytes: 0, dropped: 0 };
-        loop {
-            let is_full = self.queue.len() >= self.settings.depth;
-            if is_full && self.settings.backpressure {
-                return;
-            }
-            let before = buffer.len();
-            let decoded = if self.eof { self.decoder.decode_eof(buffer) } else { self.decoder.decode(buffer) };
-            // A decoder may replace the buffer by a longer one.
-            let consumed = before.saturating_sub(buffer.len());
-            self.consumed += consumed;
-            match decoded {
-                Ok(Some(message)) => {
-                    tally.messages += 1;
-                    tally.bytes += std::mem::take(&mut self.consumed);
-                    self.idle_clock.stop();
-                    if is_full {
-                        tally.dropped += 1;
-                        dispose(message);
-                    } else {
-                        scratch::push_back(&mut self.queue, message);
-                    }
-                    self.stalls = if consumed == 0 { self.stalls + 1 } else { 0 };
-                    if self.stalls > MAX_STALLS {
-                        self.end = Some(Box::new(ReadEnd::Failed(error::no_progress(MAX_STALLS))));
-                        return;
-                    }
-                }
-                Ok(None) => {
-                    self.decodable = false;
-                    if self.eof {
-                        self.end = Some(Box::new(ReadEnd::Eof));
-                    }
-                    return;
-                }
-                Err(error) => {
-                    self.end = Some(Box::new(ReadEnd::Failed(error)));
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Ready when the next complete message took too long, the end being set then.
-    fn poll_idle(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Option<Sleep>>) -> Poll<()> {
-        let Some(timeout) = self.settings.idle_timeout else { return Poll::Pending };
-        ready!(self.idle_clock.poll(cx, timer, timeout));
-        self.end = Some(Box::new(ReadEnd::Idle));
-        Poll::Ready(())
-    }
-
-    /// Tells, while `process` is pending, whether the connection ends without waiting for it any longer.
+    /// Tells, while no message can be processed, whether the connection ends without waiting any longer.
     fn poll_end_of_wait(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Option<Sleep>>) -> Option<ReadEnd> {
         // A full queue may keep the decoder from saying that the end has come.
-        if self.eof && matches!(self.end.as_deref(), None | Some(ReadEnd::Eof)) {
+        if self.end.as_ref().map_or(self.eof, |end| end.is_end_of_stream()) {
             if !self.draining {
                 self.draining = true;
                 timer.set(Some(sleep_until(Instant::now() + DRAIN_TIME)));
@@ -370,7 +311,7 @@ where
             if timer.as_pin_mut().is_some_and(|sleep| sleep.poll(cx).is_pending()) {
                 return None;
             }
-            return Some(ReadEnd::Eof);
+            return Some(self.end.take().map_or(ReadEnd::Eof, |end| *end));
         }
         // Whoever ended the connection may be this very `process`, still inside its call; it is dropped with the task.
         if matches!(self.end.as_deref(), Some(ReadEnd::Stopped)) {
@@ -380,8 +321,11 @@ where
     }
 }
 
-impl<R, D: Decoder, O> Drop for Reader<R, D, O> {
+impl<R, D: Decoder, O: Observer> Drop for Reader<R, D, O> {
     fn drop(&mut self) {
+        if !self.queue.is_empty() {
+            self.observer.unprocessed(self.queue.len());
+        }
         dispose_all(self.queue.drain(..));
         scratch::give_back(&mut self.buffer);
     }

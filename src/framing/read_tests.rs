@@ -149,6 +149,8 @@ impl Observer for Counts {
         self.0.lock().unwrap().2 += messages;
     }
 
+    fn unprocessed(&self, _: usize) {}
+
     fn sent(&self, _: usize, _: usize) {}
 }
 
@@ -222,7 +224,7 @@ proptest! {
         let (processed, end, (messages, _, dropped)) = read_all(script, ours, &SETTINGS, &pauses);
         match (&end, error) {
             (ReadEnd::Eof, None) => {}
-            (ReadEnd::Failed(error), Some(kind)) => prop_assert_eq!(error.kind(), kind),
+            (ReadEnd::Io(error) | ReadEnd::Truncated(error) | ReadEnd::Decoding(error), Some(kind)) => prop_assert_eq!(error.kind(), kind),
             other => prop_assert!(false, "{:?}", other),
         }
         // How much is read at once depends on the capacity of the buffer that a decoder puts in place.
@@ -277,7 +279,7 @@ fn ten_thousand_messages_without_progress_are_allowed_and_one_more_is_not() {
     assert!(matches!(end, ReadEnd::Eof), "{end:?}");
     let (processed, end, _) = read_all(script(), Stalling { count: 10_001, consumes: 0 }, &SETTINGS, &[]);
     assert_eq!(processed.len(), 10_001);
-    assert!(matches!(end, ReadEnd::Failed(error) if error.kind() == io::ErrorKind::InvalidData));
+    assert!(matches!(end, ReadEnd::Decoding(error) if error.kind() == io::ErrorKind::InvalidData));
 }
 
 #[test]

@@ -154,7 +154,7 @@ impl Scene {
 
     pub(super) fn reader(&self, line: Line) -> Reader<Line, Bytewise, Sent> {
         let reader = Reader::new(line, Bytewise, &SETTINGS, self.sent.clone());
-        reader.with_replies(Some(Arc::clone(&self.outbox) as _))
+        reader.with_outbox(Some(Arc::clone(&self.outbox) as _), true)
     }
 
     pub(super) fn poll_writer(&mut self) -> Option<Written<Sink>> {

@@ -119,7 +119,7 @@ fn what_a_stream_does_not_take_at_once_is_left_to_the_writer() {
 }
 
 #[test]
-fn a_full_queue_is_handed_to_the_writer_at_once() {
+fn a_full_queue_is_encoded_ahead_and_handed_to_the_writer_at_once() {
     let mut scene = Scene::new();
     let (bell, outbox) = (Arc::clone(&scene.bell), Arc::clone(&scene.outbox));
     scene.read(scene.line(1, ALL), || {
@@ -127,13 +127,13 @@ fn a_full_queue_is_handed_to_the_writer_at_once() {
             assert_eq!(outbox.push(text("x"), None), Ok(Queued::Expected));
         }
         assert!(!bell.0.load(Ordering::Relaxed));
-        assert_eq!(outbox.push(text("y"), None), Err(PushError::Full), "exactly the depth");
+        assert_eq!(outbox.push(text("y"), None), Ok(Queued::Expected), "encoded ahead, as while streaming");
         assert!(bell.0.load(Ordering::Relaxed), "it may block this thread until there is room");
         async {}
     });
     assert_eq!(scene.writes(), 0);
     assert!(scene.poll_writer().is_none());
-    scene.assert_sent(DEPTH, &"x".repeat(DEPTH));
+    scene.assert_sent(DEPTH + 1, &("x".repeat(DEPTH) + "y"));
 }
 
 #[test]

@@ -9,8 +9,8 @@
 //!           +--> the outbox is finished: its stream is given back
 //! ```
 //!
-//! However much is queued, and however much the stream takes, the loop gives way after [`BYTES_PER_TURN`]. While a sender is
-//! ahead of it, `load` leaves a small batch to grow until the next message, or for one turn.
+//! However much is queued, and however much the stream takes, the loop gives way after [`BYTES_PER_TURN`], and behind a batch
+//! that took the time of a turn to be encoded. While a sender is ahead of it, `load` leaves a small batch to grow until the next message, or for one turn.
 
 use std::{
     future::{Future, poll_fn},
@@ -128,6 +128,9 @@ pub(crate) struct Writer<W, M: Send + 'static, O> {
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether the runtime has been asked once more for room after the time was up.
     looked_again: bool,
+    /// Whether the time of this batch has been started anew after a clock jump. Once: a thread on which others compute is
+    /// late each time.
+    is_pardoned: bool,
     /// Is told what passes.
     observer: O,
 }
@@ -149,6 +152,7 @@ where
             is_last: false,
             timer: None,
             looked_again: false,
+            is_pardoned: false,
             observer,
         }
     }
@@ -175,9 +179,13 @@ where
 
     fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let mut left_of_turn = BYTES_PER_TURN;
+        let mut is_turn_over = false;
         loop {
             if !self.is_flushed {
                 ready!(self.poll_batch(cx, &mut left_of_turn))?;
+                if is_turn_over {
+                    return poll_yield(cx);
+                }
             }
             if std::mem::take(&mut self.is_last) {
                 self.batch.release_surplus();
@@ -190,7 +198,9 @@ where
                 load => {
                     self.written = 0;
                     self.is_flushed = false;
+                    self.is_pardoned = false;
                     self.is_last = load == Load::LastBatch;
+                    is_turn_over = load == Load::SlowBatch;
                 }
             }
         }
@@ -239,6 +249,7 @@ where
                 0 => return Poll::Ready(Err(error::write_zero())),
                 count => {
                     self.written += count;
+                    self.outbox.get().note_progress();
                     *left_of_turn = left_of_turn.saturating_sub(count);
                 }
             }
@@ -257,7 +268,9 @@ where
             if !timer.is_elapsed() {
                 ready!(timer.as_mut().poll(cx));
             }
-            if Instant::now().saturating_duration_since(timer.deadline()) > CLOCK_JUMP {
+            let lateness = Instant::now().saturating_duration_since(timer.deadline());
+            if lateness > CLOCK_JUMP && !self.is_pardoned {
+                self.is_pardoned = true;
                 self.timer = None;
             } else if !self.looked_again {
                 // A thread that was held up learns that the time is up before it learns that there is room.

@@ -135,6 +135,8 @@ impl Observer for Sent {
 
     fn dropped(&self, _: usize) {}
 
+    fn unprocessed(&self, _: usize) {}
+
     fn sent(&self, messages: usize, bytes: usize) {
         let mut sent = self.0.lock().unwrap();
         sent.0 += messages;

@@ -149,6 +149,7 @@ impl AsyncRead for Source {
                 }
                 Some(Step::Fail(kind)) => {
                     ledger.failure = Some(kind);
+                    ledger.failed_at = Some(Instant::now());
                     ledger.is_over = true;
                     return Poll::Ready(Err(kind.into()));
                 }
@@ -325,8 +326,10 @@ pub async fn check_read_loop(bytes: &[u8]) {
     entry.check_counts();
     drop(entry);
 
+    let queued = ledger.lock().queued();
     drop(reader);
     let entry = ledger.lock();
+    assert_eq!(entry.unprocessed, queued, "what was given up is counted");
     assert_eq!((entry.started, entry.queued()), (kept.len(), 0), "each message was processed or dropped, once");
     for message in &kept {
         assert!(entry.bodies[message.number] == message.body, "a message that is kept stays what it was");
@@ -374,7 +377,15 @@ fn check_end(end: &ReadEnd, ledger: &Ledger) {
             may_leave_messages = drained >= Some(DRAIN_TIME) && ledger.is_processing;
             assert!(ledger.eof_at.is_some() && (ledger.is_exhausted || may_leave_messages), "after {drained:?}");
         }
-        ReadEnd::Failed(error) => assert_eq!(Some(error.kind()), ledger.failure),
+        ReadEnd::Io(error) | ReadEnd::Truncated(error) | ReadEnd::Decoding(error) => {
+            assert_eq!(Some(error.kind()), ledger.failure);
+            assert!(!matches!(end, ReadEnd::Truncated(_)) || ledger.eof_at.is_some(), "{end:?}");
+            assert!(!matches!(end, ReadEnd::Io(_)) || ledger.failed_at.is_some(), "{end:?}");
+            if !matches!(end, ReadEnd::Decoding(_)) {
+                let drained = ledger.eof_at.or(ledger.failed_at).map(|since| since.elapsed());
+                may_leave_messages = drained >= Some(DRAIN_TIME) && ledger.is_processing;
+            }
+        }
         ReadEnd::Idle => {
             let waited = ledger.complete_at.elapsed();
             assert!(ledger.settings.idle_timeout.is_some_and(|timeout| timeout <= waited), "after {waited:?}");
@@ -390,7 +401,8 @@ fn check_end(end: &ReadEnd, ledger: &Ledger) {
         assert_eq!(matches!(end, ReadEnd::ProcessPanicked(_)), ledger.has_process_panicked, "{end:?}");
         if !ledger.has_process_panicked {
             assert_eq!(matches!(end, ReadEnd::DecoderPanicked(_)), ledger.has_decoder_panicked, "{end:?}");
-            assert_eq!(matches!(end, ReadEnd::Failed(_)), ledger.failure.is_some(), "{end:?}");
+            let has_failed = matches!(end, ReadEnd::Io(_) | ReadEnd::Truncated(_) | ReadEnd::Decoding(_));
+            assert_eq!(has_failed, ledger.failure.is_some(), "{end:?}");
         }
     }
     assert!(may_leave_messages || ledger.queued() == 0, "{} messages are left at {end:?}", ledger.queued());

@@ -57,6 +57,10 @@ pub(crate) struct Ledger {
     pub(crate) is_exhausted: bool,
     /// What the stream or the decoder failed with.
     pub(crate) failure: Option<io::ErrorKind>,
+    /// When the stream failed.
+    pub(crate) failed_at: Option<Instant>,
+    /// Messages that the reader has given up, as it says.
+    pub(crate) unprocessed: usize,
     pub(crate) has_decoder_panicked: bool,
     pub(crate) has_process_panicked: bool,
     /// Whether somebody else has ended the connection.
@@ -98,6 +102,8 @@ impl Ledger {
             eof_at: None,
             is_exhausted: false,
             failure: None,
+            failed_at: None,
+            unprocessed: 0,
             has_decoder_panicked: false,
             has_process_panicked: false,
             has_ended: false,
@@ -195,6 +201,10 @@ impl Observer for Counts {
 
     fn dropped(&self, messages: usize) {
         self.0.lock().counted.2 += messages;
+    }
+
+    fn unprocessed(&self, messages: usize) {
+        self.0.lock().unprocessed += messages;
     }
 
     fn sent(&self, _: usize, _: usize) {

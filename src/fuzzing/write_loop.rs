@@ -227,6 +227,10 @@ impl Observer for Counts {
         unreachable!("a writer drops nothing");
     }
 
+    fn unprocessed(&self, _: usize) {
+        unreachable!("a writer has nothing to process");
+    }
+
     fn sent(&self, messages: usize, bytes: usize) {
         self.0.lock().count(messages, bytes);
     }
@@ -330,7 +334,10 @@ impl Driver {
             Err(PushError::Closed) => {}
         }
         if queued >= self.settings.depth {
-            assert!(result.is_err() || self.may_stream, "{queued} messages are queued, and another one is taken");
+            // A batch that fails takes with it what was queued.
+            let may_take = self.may_stream || has_failed;
+            assert!(result.is_err() || may_take, "{queued} messages are queued, and another one is taken");
+            self.ledger.lock().was_full = true;
         }
         let queued = self.ledger.lock().queued();
         assert!(queued <= self.settings.depth || has_failed, "{queued} messages are queued");
@@ -338,11 +345,13 @@ impl Driver {
 
     /// Sends as `process_message` does, while others go on, and writes that as a reader does.
     fn reply(&mut self, input: &mut Input<'_>) {
-        let answering = Answering::begin(Some(&*self.outbox));
+        let answering = Answering::begin(Some(&*self.outbox), false);
+        let may_stream = std::mem::replace(&mut self.may_stream, true);
         for _ in 0..=input.below(4) {
             self.offer(Manner::choose(input), input.below(4));
         }
-        let has_replies = answering.take_replies();
+        self.may_stream = may_stream;
+        let has_replies = answering.take_signals().has_replies;
         drop(answering);
         match input.below(8) {
             0 | 1 => self.offer(Manner::choose(input), input.below(4)),

@@ -80,7 +80,9 @@ pub(super) fn after_reading(reason: Result<ReadEnd, Panicked>, link: Ender) -> B
         match &reason {
             ReadEnd::Stopped => return,
             ReadEnd::Eof => debug!(parent: link.info.span(), "the peer closed the connection"),
-            ReadEnd::Failed(error) => debug!(parent: link.info.span(), error = describe(error), "could not read"),
+            ReadEnd::Truncated(error) | ReadEnd::Io(error) | ReadEnd::Decoding(error) => {
+                debug!(parent: link.info.span(), error = describe(error), "could not read")
+            }
             ReadEnd::Idle => debug!(parent: link.info.span(), "no message within Reading::IDLE_TIMEOUT_MS"),
             ReadEnd::DecoderPanicked(panicked) => {
                 _ = report_panic(&link.kernel, "the decoder or the stream", &link.info, panicked)
@@ -91,7 +93,7 @@ pub(super) fn after_reading(reason: Result<ReadEnd, Panicked>, link: Ender) -> B
         }
         if let Some(claim) = link.claim() {
             if matches!(reason, ReadEnd::Idle) {
-                link.kernel.heuristics.idle_timeouts.increment();
+                link.kernel.heuristics().idle_timeouts.increment();
             }
             tear_down(&link.kernel, claim, None).await;
         }
@@ -127,7 +129,7 @@ pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link:
         });
         if let Some(claim) = claim {
             if failed.is_timeout {
-                link.kernel.heuristics.write_timeouts.increment();
+                link.kernel.heuristics().write_timeouts.increment();
             }
             tear_down(&link.kernel, claim, Some(failed)).await;
         } else {

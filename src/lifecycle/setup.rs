@@ -43,7 +43,7 @@ pub(crate) async fn dial(kernel: &Arc<Kernel>, addr: SocketAddr, socket: Option<
     let refused = |refusal| refusal_error(kernel, addr, refusal);
     kernel.registry.check_dial(addr).map_err(refused)?;
     let Ok(_permit) = kernel.setups.try_acquire() else {
-        kernel.heuristics.connect_budget_rejections.increment();
+        kernel.heuristics().connect_budget_rejections.increment();
         return Err(error::setup_budget(addr, kernel.config.max_connecting));
     };
     let reservation = kernel.registry.reserve(addr).map_err(refused)?;
@@ -76,7 +76,7 @@ pub(crate) fn accept(kernel: &Arc<Kernel>, stream: TcpStream, addr: SocketAddr, 
         Ok(reservation) => reservation,
         Err(refusal) => {
             if refusal != Refusal::Closed {
-                kernel.heuristics.inbound_connections_rejected.increment();
+                kernel.heuristics().inbound_connections_rejected.increment();
             }
             let error = refusal_error(kernel, addr, refusal);
             debug!(parent: &kernel.span, %addr, %error, "refused a connection");
@@ -135,7 +135,7 @@ async fn shake_hands(kernel: &Kernel, hook: Arc<dyn HandshakeHook>, connection: 
     let handshake = Scoped::new(scope, Box::pin(caught(move || hook.perform(connection))));
     match within(bound(limit_ms), handshake).await {
         None => {
-            kernel.heuristics.handshake_timeouts.increment();
+            kernel.heuristics().handshake_timeouts.increment();
             Err(error::handshake_timeout(addr, limit_ms))
         }
         Some(Err(panicked)) => Err(report_panic(kernel, "perform_handshake", &info, &panicked)),
@@ -183,9 +183,7 @@ fn go_live(
         None => (None, None),
     };
     let mut dormant = Dormant { read, write, reader: None, writer };
-    // Replies to a wrapped stream are the writer's: it has no write that does not wait.
-    let replies = outbox.clone().filter(|_| !is_wrapped);
-    dormant.reader = reader.and_then(|run| dormant.read.take().map(|half| run(half, replies)));
+    dormant.reader = reader.and_then(|run| dormant.read.take().map(|half| run(half, outbox.clone())));
     let link = Arc::new(Link::new(info.clone(), outbox, is_wrapped, dormant));
     reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
 

@@ -1,8 +1,11 @@
 //! What a reader, and the end of a connection, need of its outbox, whatever the messages are.
 
-use std::time::Duration;
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use super::{AnyOutbox, Intake, Outbox};
+use super::{AnyOutbox, Intake, Outbox, wake};
 use crate::{press::ReplyStream, sync::Ordering, task::dispose_all};
 
 /// The most time that a graceful end spends on flushing what is queued.
@@ -17,15 +20,35 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
         self.hand_over();
     }
 
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let waker = cx.waker().clone();
+        let mut state = self.state.lock();
+        let has_room = state.intake != Intake::Open || state.has_room(self.half_depth());
+        let before = if has_room { state.awaits_room.take() } else { state.awaits_room.replace(waker) };
+        drop(state);
+        drop(before);
+        if has_room { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn note_progress(&self) {
+        self.has_progress.store(true, Ordering::Relaxed);
+    }
+
+    fn take_progress(&self) -> bool {
+        self.has_progress.swap(false, Ordering::Relaxed)
+    }
+
     fn finish(&self) -> bool {
         let mut state = self.state.lock();
         if state.intake == Intake::Open {
             state.intake = Intake::Finishing;
         }
+        let waiting = state.awaits_room.take();
         let is_flushed = state.is_flushed(&self.is_last_flushed);
         self.is_last.store(false, Ordering::Release);
         drop(state);
         self.wake_writer();
+        wake(waiting);
         is_flushed
     }
 
@@ -36,9 +59,11 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
         state.intake = Intake::Abandoned;
         let queue = std::mem::take(&mut state.queue);
         let press = state.press.take();
+        let waiting = state.awaits_room.take();
         state.has_waiting_batch = false;
         drop(state);
         self.wake_writer();
+        wake(waiting);
         dispose_all(queue);
         if let Some(press) = press {
             press.discard();

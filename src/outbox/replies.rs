@@ -6,37 +6,81 @@
 
 use std::cell::Cell;
 
-use super::{Activity, AnyOutbox, Intake, Outbox};
+use super::{Activity, AnyOutbox, Intake, Outbox, wake};
 use crate::{press::ReplyStream, sync::thread_local};
 
+/// What is known of the reader that polls a `process_message` on this thread.
+#[derive(Clone, Copy)]
+struct Marks {
+    /// The outbox whose replies that reader writes, [`ANY_READER`] if it writes none, or 0 if there is no reader.
+    answered: usize,
+    /// What has happened since the reader last asked.
+    signals: Signals,
+}
+
+/// Where a reader is that writes no replies; no outbox lies there.
+const ANY_READER: usize = 1;
+
+/// What the sends of `process_message` ask of its reader.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Signals {
+    /// There are replies: they must be written or handed over.
+    pub(crate) has_replies: bool,
+    /// A queue has become half full, or full: its writer should have a turn before there are more messages. An edge and
+    /// not a level, so a peer that has stalled costs nothing.
+    pub(crate) is_crowded: bool,
+}
+
+impl Signals {
+    pub(crate) const NONE: Self = Self { has_replies: false, is_crowded: false };
+}
+
 thread_local! {
-    /// The outbox whose reader polls a `process_message` on this thread, or 0, and whether it has got replies.
-    static ANSWERED: Cell<(usize, bool)> = const { Cell::new((0, false)) };
+    /// What the innermost reader on this thread has to know.
+    static MARKS: Cell<Marks> = const { Cell::new(Marks { answered: 0, signals: Signals::NONE }) };
 }
 
 /// While it exists, a message that this thread sends to one outbox does not wake a parked writer, unless it has a receipt:
 /// who waits for that may block the thread. Whoever made it writes the replies, or hands them over.
 pub(crate) struct Answering {
     /// What was there: `process_message` may poll a runtime of its own, with readers of its own.
-    before: (usize, bool),
+    before: Marks,
 }
 
 impl Answering {
+    /// Begins a turn of a reader, which writes the replies of the outbox, if it is given one.
     #[inline]
-    pub(crate) fn begin(outbox: Option<&dyn AnyOutbox>) -> Self {
-        let answered = outbox.map_or(0, |outbox| std::ptr::from_ref(outbox).addr());
-        Self { before: ANSWERED.with(|cell| cell.replace((answered, false))) }
+    pub(crate) fn begin(outbox: Option<&dyn AnyOutbox>, is_crowded: bool) -> Self {
+        let answered = outbox.map_or(ANY_READER, |outbox| std::ptr::from_ref(outbox).addr());
+        let signals = Signals { is_crowded, ..Signals::NONE };
+        Self { before: MARKS.with(|cell| cell.replace(Marks { answered, signals })) }
     }
 
-    /// Returns whether there are replies since this was last asked: they must be handed over or written.
+    /// Returns what has been signalled and not been taken.
     #[inline]
-    pub(crate) fn take_replies(&self) -> bool {
-        ANSWERED.with(|cell| {
-            let (answered, has_replies) = cell.get();
-            if has_replies {
-                cell.set((answered, false));
+    pub(crate) fn signals(&self) -> Signals {
+        MARKS.with(|cell| cell.get().signals)
+    }
+
+    /// Returns whether a queue has become crowded since this was last asked.
+    pub(crate) fn take_crowded(&self) -> bool {
+        MARKS.with(|cell| {
+            let mut marks = cell.get();
+            let is_crowded = std::mem::take(&mut marks.signals.is_crowded);
+            cell.set(marks);
+            is_crowded
+        })
+    }
+
+    /// Returns what has been signalled since this was last asked.
+    #[inline]
+    pub(crate) fn take_signals(&self) -> Signals {
+        MARKS.with(|cell| {
+            let Marks { answered, signals } = cell.get();
+            if signals != Signals::NONE {
+                cell.set(Marks { answered, signals: Signals::NONE });
             }
-            has_replies
+            signals
         })
     }
 }
@@ -44,19 +88,34 @@ impl Answering {
 impl Drop for Answering {
     #[inline]
     fn drop(&mut self) {
-        ANSWERED.with(|cell| cell.set(self.before));
+        MARKS.with(|cell| cell.set(self.before));
     }
+}
+
+/// Whether the caller is polled by a reader, as `process_message` is.
+pub(super) fn is_in_reader() -> bool {
+    MARKS.with(|cell| cell.get().answered != 0)
+}
+
+/// Tells the reader that polls the caller, if one does, that a queue is getting full.
+pub(super) fn signal_crowded() {
+    MARKS.with(|cell| {
+        let mut marks = cell.get();
+        marks.signals.is_crowded = true;
+        cell.set(marks);
+    });
 }
 
 impl<M: Send + 'static> Outbox<M> {
     /// Whether the caller is a `process_message` whose replies go here, and then that there is one.
     #[inline]
     pub(super) fn is_answered_here(&self) -> bool {
-        ANSWERED.with(|cell| {
-            let (answered, _) = cell.get();
-            let is_here = answered == std::ptr::from_ref(self).addr();
+        MARKS.with(|cell| {
+            let mut marks = cell.get();
+            let is_here = marks.answered == std::ptr::from_ref(self).addr();
             if is_here {
-                cell.set((answered, true));
+                marks.signals.has_replies = true;
+                cell.set(marks);
             }
             is_here
         })
@@ -95,7 +154,7 @@ impl<M: Send + 'static> Outbox<M> {
             drop(state);
             return press.discard();
         }
-        state.put_back(press);
+        let waiting = state.put_back(press, self.half_depth());
         if is_written && state.queue.is_empty() && state.intake == Intake::Open {
             // A queue as long as it may be has left no room for others meanwhile, but nobody streams.
             state.has_been_full = false;
@@ -108,5 +167,6 @@ impl<M: Send + 'static> Outbox<M> {
             drop(state);
             self.wake_writer();
         }
+        wake(waiting);
     }
 }

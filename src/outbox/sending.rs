@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Activity, Intake, Outbox};
+use super::{Activity, Intake, Outbox, replies, wake};
 use crate::{
     press::{Item, Press, Receipt},
     scratch,
@@ -38,7 +38,12 @@ pub(crate) enum Placed<M> {
     /// It is queued, and the writer waits for it.
     Awaited,
     /// It is queued in the place of those in this press.
-    ToBeEncoded(Box<Press<M>>),
+    ToBeEncoded {
+        /// What encodes them.
+        press: Box<Press<M>>,
+        /// Whether the writer waits for what is queued.
+        is_awaited: bool,
+    },
     /// It is not: the queue has to grow first.
     NeedsRoom,
     /// It is not.
@@ -61,7 +66,8 @@ impl<M: Send + 'static> Outbox<M> {
         if state.intake != Intake::Open {
             return Placed::Refused(PushError::Closed);
         }
-        if state.queue.len() + state.swapped_out < self.settings.depth {
+        let taken = state.queue.len() + state.swapped_out;
+        if taken < self.settings.depth {
             if !may_grow && state.queue.len() == state.queue.capacity() {
                 return Placed::NeedsRoom;
             }
@@ -73,6 +79,9 @@ impl<M: Send + 'static> Outbox<M> {
             let is_reply =
                 is_parked && item.as_ref().is_some_and(|item| item.receipt.is_none()) && self.is_answered_here();
             Self::append(&mut state.queue, item);
+            if taken + 1 == self.half_depth() || taken + 1 == self.settings.depth {
+                replies::signal_crowded();
+            }
             let placed = match state.writer {
                 _ if is_reply => {
                     state.writer = Activity::Replying;
@@ -89,14 +98,20 @@ impl<M: Send + 'static> Outbox<M> {
             return placed;
         }
         state.has_been_full = true;
-        if state.is_streaming
+        // One message for each that is received is not refused for want of room: the reader gives way before the next one.
+        if (state.is_streaming || replies::is_in_reader())
             && let Some(mut press) = state.press.take_if(|press| press.has_room())
         {
             // The other ring, which has as much room unless it is the first time.
             std::mem::swap(&mut state.queue, &mut press.queue);
             state.swapped_out = press.queue.len();
             Self::append(&mut state.queue, item);
-            return Placed::ToBeEncoded(press);
+            replies::signal_crowded();
+            let is_awaited = state.writer == Activity::Replying;
+            if is_awaited {
+                state.writer = Activity::Due;
+            }
+            return Placed::ToBeEncoded { press, is_awaited };
         }
         if state.writer == Activity::Replying {
             state.writer = Activity::Due;
@@ -120,9 +135,12 @@ impl<M: Send + 'static> Outbox<M> {
                 self.wake_writer();
                 Ok(Queued::Expected)
             }
-            Placed::ToBeEncoded(mut press) => {
+            Placed::ToBeEncoded { mut press, is_awaited } => {
                 press.run();
                 self.return_press(press);
+                if is_awaited {
+                    self.wake_writer();
+                }
                 Ok(Queued::Expected)
             }
             Placed::NeedsRoom => {
@@ -144,7 +162,7 @@ impl<M: Send + 'static> Outbox<M> {
             drop(state);
             press.discard();
         } else {
-            state.put_back(press);
+            let waiting = state.put_back(press, self.half_depth());
             let is_awaited = state.writer == Activity::AwaitingPress;
             if is_awaited {
                 state.writer = Activity::Due;
@@ -153,6 +171,7 @@ impl<M: Send + 'static> Outbox<M> {
             if is_awaited {
                 self.wake_writer();
             }
+            wake(waiting);
         }
     }
 }

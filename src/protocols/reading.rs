@@ -128,7 +128,10 @@ impl<T: Reading + Clone + Send + Sync + 'static> ReadingHook for Adapter<T> {
         let user = Disposed::new(self.0.clone());
         Box::new(move |half, outbox| {
             let info = meter.info().clone();
-            let mut reader = Reader::new(half, decoder.into_inner(), &Self::SETTINGS, meter).with_replies(outbox);
+            // Replies to a wrapped stream are the writer's: it has no write that does not wait.
+            let writes_replies = !half.is_wrapped();
+            let mut reader =
+                Reader::new(half, decoder.into_inner(), &Self::SETTINGS, meter).with_outbox(outbox, writes_replies);
             Box::pin(async move {
                 let process = |message| user.process_message(info.addr(), message);
                 reader.run(process).await

@@ -75,6 +75,10 @@ struct Info {
     span: Span,
     /// Set when the slot has been released: the tasks must not begin anything more.
     ended: AtomicBool,
+    /// A write has failed: the writer ends the connection, once the reader has finished.
+    write_failed: AtomicBool,
+    /// The reader has finished after that, or because of it.
+    reader_done: AtomicBool,
     /// The connection's tasks that are not dropped yet.
     tasks: TaskCount,
 }
@@ -91,6 +95,8 @@ impl ConnectionInfo {
             stats: Arc::default(),
             span,
             ended: AtomicBool::new(false),
+            write_failed: AtomicBool::new(false),
+            reader_done: AtomicBool::new(false),
             tasks: TaskCount::default(),
         }))
     }
@@ -134,6 +140,22 @@ impl ConnectionInfo {
 
     pub(crate) fn set_ended(&self) {
         self.0.ended.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_write_failed(&self) -> bool {
+        self.0.write_failed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_write_failed(&self) {
+        self.0.write_failed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_reader_done(&self) -> bool {
+        self.0.reader_done.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_reader_done(&self) {
+        self.0.reader_done.store(true, Ordering::Release);
     }
 
     pub(crate) fn tasks(&self) -> &TaskCount {

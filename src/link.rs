@@ -15,7 +15,7 @@ use crate::{
     outbox::{AnyOutbox, MAX_FLUSH_TIME},
     sync::Mutex,
     task::dispose,
-    transport::{ReadHalf, WriteHalf, say_farewell},
+    transport::{Farewell, ReadHalf, WriteHalf, shut},
 };
 
 /// What no task owns: the halves of the stream, kept so that it stays open, and the loops that have not been started.
@@ -40,8 +40,6 @@ impl Dormant {
 pub(crate) struct DormantWriter {
     /// Runs it.
     pub(crate) run: RunWriter,
-    /// Where: the sender of the first message may be anywhere.
-    pub(crate) runtime: Handle,
 }
 
 /// The parts of a connection that run, and those that do not. A handle keeps the memory of a task that has ended.
@@ -55,6 +53,10 @@ struct Parts {
     on_connect: Option<AbortHandle>,
     /// `None` if there are none, as is usual once a message has been sent.
     dormant: Option<Box<Dormant>>,
+    /// Whether nothing runs any more: what was about to be started is aborted.
+    is_stopped: bool,
+    /// Whether `on_connect` has returned: its handle, which may come later, is not kept.
+    is_on_connect_done: bool,
 }
 
 /// A live connection.
@@ -65,8 +67,10 @@ pub(crate) struct Link {
     outbox: Option<Arc<dyn AnyOutbox>>,
     /// Whether the writer has to wait for the stream even when all is written: a wrapped one has its own farewell to send.
     is_wrapped: bool,
-    /// Held while tasks are spawned: whoever stops the link waits until they can be aborted. A task may run, and end the
-    /// connection, before the one that was spawned after it.
+    /// Where its tasks run: the sender of the first message may be anywhere, and so may be who ends it.
+    runtime: Handle,
+    /// Not held while tasks are spawned: a runtime that is shutting down drops them at once, and their drop ends the
+    /// connection.
     parts: Mutex<Parts>,
 }
 
@@ -75,10 +79,15 @@ impl Link {
         info: ConnectionInfo,
         outbox: Option<Arc<dyn AnyOutbox>>,
         is_wrapped: bool,
+        runtime: Handle,
         dormant: Dormant,
     ) -> Self {
         let dormant = (!dormant.is_used_up()).then(|| Box::new(dormant));
-        Self { info, outbox, is_wrapped, parts: Mutex::new(Parts { dormant, ..Parts::default() }) }
+        Self { info, outbox, is_wrapped, runtime, parts: Mutex::new(Parts { dormant, ..Parts::default() }) }
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     pub(crate) fn info(&self) -> &ConnectionInfo {
@@ -91,8 +100,9 @@ impl Link {
 
     /// Starts `on_connect`; what `begin` returns is aborted when the link is stopped.
     pub(crate) fn start_on_connect(&self, begin: impl FnOnce() -> Option<AbortHandle>) {
-        let mut parts = self.parts.lock();
-        parts.on_connect = begin();
+        if let Some(handle) = begin() {
+            self.keep(handle, |parts| (!parts.is_on_connect_done).then_some(&mut parts.on_connect));
+        }
     }
 
     /// Starts the reader, unless there is none or the link has been stopped meanwhile.
@@ -100,7 +110,8 @@ impl Link {
         let mut parts = self.parts.lock();
         let Some(reader) = parts.dormant.as_mut().and_then(|dormant| dormant.reader.take()) else { return };
         parts.dormant.take_if(|dormant| dormant.is_used_up());
-        parts.reader = Some(begin(reader));
+        drop(parts);
+        self.keep(begin(reader), |parts| Some(&mut parts.reader));
     }
 
     /// Starts the writer, for the first message, unless the link has been stopped meanwhile.
@@ -109,12 +120,33 @@ impl Link {
         let Some(dormant) = parts.dormant.as_mut() else { return };
         let (Some(half), Some(writer)) = (dormant.write.take(), dormant.writer.take()) else { return };
         parts.dormant.take_if(|dormant| dormant.is_used_up());
-        parts.writer = Some(begin(half, writer));
+        drop(parts);
+        self.keep(begin(half, writer), |parts| Some(&mut parts.writer));
+    }
+
+    /// Keeps the handle of a task that has been spawned, which may have ended, or been told to stop, in the meantime.
+    fn keep(&self, handle: AbortHandle, place: impl FnOnce(&mut Parts) -> Option<&mut Option<AbortHandle>>) {
+        let mut parts = self.parts.lock();
+        if parts.is_stopped {
+            drop(parts);
+            handle.abort();
+        } else if let Some(place) = place(&mut parts) {
+            *place = Some(handle);
+        }
+    }
+
+    /// Whether there is a reader, running or about to run.
+    pub(crate) fn has_reader(&self) -> bool {
+        let parts = self.parts.lock();
+        parts.reader.is_some() || parts.dormant.as_ref().is_some_and(|dormant| dormant.reader.is_some())
     }
 
     /// Gives up the handle of `on_connect`, which is returning.
     pub(crate) fn set_on_connect_done(&self) {
-        let done = self.parts.lock().on_connect.take();
+        let mut parts = self.parts.lock();
+        parts.is_on_connect_done = true;
+        let done = parts.on_connect.take();
+        drop(parts);
         drop(done);
     }
 
@@ -125,9 +157,11 @@ impl Link {
         let flush_time = self.outbox.as_ref().map_or(MAX_FLUSH_TIME, |outbox| outbox.flush_time());
         // A message that was queued before its sender has started the writer still gets it.
         let dormant = if is_flushed { self.take_write_half() } else { None };
-        if let Some(half) = dormant {
+        if let Some(mut half) = dormant {
             self.info.set_ended();
-            say_farewell(half, flush_time).await;
+            if shut(&mut half, flush_time).await {
+                half.leave(Farewell::Brief, flush_time).await;
+            }
         } else if let Some(outbox) = &self.outbox
             // With everything written to a socket, the writer's farewell needs nobody to wait for it.
             && (!is_flushed || self.is_wrapped)
@@ -144,14 +178,17 @@ impl Link {
     pub(crate) fn stop(&self) {
         self.info.set_ended();
         let is_flushed = self.outbox.as_ref().is_none_or(|outbox| outbox.abandon());
-        let Parts { reader, writer, on_connect, dormant } = std::mem::take(&mut *self.parts.lock());
+        let nothing = Parts { is_stopped: true, ..Parts::default() };
+        let Parts { reader, writer, on_connect, dormant, .. } = std::mem::replace(&mut *self.parts.lock(), nothing);
         // A decoder and a wrapped stream are user code. Whoever else still refers to the link must not keep the socket open.
         dispose(dormant);
         for task in [reader, on_connect].into_iter().flatten() {
             task.abort();
         }
-        // A writer with nothing left to write to a socket ends by itself, at once, after its farewell to the peer.
-        if let (Some(writer), true) = (writer, !is_flushed || self.is_wrapped) {
+        // A writer with nothing left to write ends by itself, after its farewell to the peer, which is bounded. That of a
+        // wrapped stream begins with a wait for the stream.
+        let is_leaving = self.outbox.as_ref().is_some_and(|outbox| outbox.is_writer_gone());
+        if let Some(writer) = writer.filter(|_| !is_leaving && (!is_flushed || self.is_wrapped)) {
             writer.abort();
         }
     }

@@ -58,6 +58,11 @@ impl Observer for Meter {
     }
 
     #[inline]
+    fn has_write_failed(&self) -> bool {
+        self.info.has_write_failed()
+    }
+
+    #[inline]
     fn received(&self, messages: usize, bytes: usize) {
         self.info.stats().count_received_alone(messages, bytes);
         self.node.stats.count_received(messages, bytes);

@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tokio_util::codec::Encoder;
 
 pub(crate) use {
@@ -103,6 +104,8 @@ struct State<M> {
     is_streaming: bool,
     /// Whether messages are taken.
     intake: Intake,
+    /// When they were no more.
+    finished_at: Option<Instant>,
     /// The reader of this connection, while it waits until the queue is less than half full.
     awaits_room: Option<Waker>,
 }
@@ -182,8 +185,15 @@ pub(crate) trait AnyOutbox: Any + Send + Sync {
     /// Takes no more messages and drops those that are queued; `true` if there was nothing left to write.
     fn abandon(&self) -> bool;
 
-    /// The most time that a graceful end spends on flushing.
+    /// Whether there was something left to write when it was abandoned.
+    fn is_cut_short(&self) -> bool;
+
+    /// The most time that a graceful end spends on flushing, from [`finish`](Self::finish) on; what follows a flush has the
+    /// rest of it.
     fn flush_time(&self) -> Duration;
+
+    /// What is left of the [`flush_time`](Self::flush_time).
+    fn time_left(&self) -> Duration;
 
     /// Whether the writer is gone.
     fn is_writer_gone(&self) -> bool;
@@ -209,6 +219,8 @@ pub(crate) struct Outbox<M> {
     is_last_flushed: AtomicBool,
     /// Whether the peer has taken bytes. Relaxed: a reader that sees it late waits for another eighth of a second.
     has_progress: AtomicBool,
+    /// Whether there was something left to write when it was abandoned.
+    is_cut_short: AtomicBool,
 }
 
 impl<M: Send + 'static> Outbox<M> {
@@ -225,6 +237,7 @@ impl<M: Send + 'static> Outbox<M> {
             has_been_full: false,
             is_streaming: false,
             intake: Intake::Open,
+            finished_at: None,
             awaits_room: None,
         };
         Self {
@@ -235,6 +248,7 @@ impl<M: Send + 'static> Outbox<M> {
             is_last: AtomicBool::new(false),
             is_last_flushed: AtomicBool::new(false),
             has_progress: AtomicBool::new(false),
+            is_cut_short: AtomicBool::new(false),
         }
     }
 

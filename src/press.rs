@@ -31,11 +31,28 @@ pub(crate) struct Item<M> {
     pub(crate) receipt: Option<Receipt>,
 }
 
-/// Why a batch will not be written: a message could not be encoded, or the stream has failed.
+/// Why a batch will not be written.
 #[derive(Debug)]
-pub(crate) enum BatchFailure {
-    Failed(io::Error),
+pub(crate) enum WriteError {
+    /// A message could not be encoded.
+    Encode(io::Error),
+    /// The stream has failed.
+    Io(io::Error),
+    /// The peer took too long to take it.
+    TimedOut,
+    /// The encoder, or a wrapped stream, panicked.
     Panicked(Panicked),
+}
+
+impl WriteError {
+    /// What the receipts are told.
+    pub(crate) fn to_error(&self) -> io::Error {
+        match self {
+            Self::Encode(error) | Self::Io(error) => error::duplicate(error),
+            Self::TimedOut => error::flush_timeout(),
+            Self::Panicked(panicked) => error::writer_panicked(panicked),
+        }
+    }
 }
 
 /// Where replies are written.
@@ -60,7 +77,7 @@ pub(crate) struct Batch {
     #[expect(clippy::box_collection, reason = "an idle connection should not have room for what is rare")]
     receipts: Option<Box<Vec<Receipt>>>,
     /// What went wrong: nothing more of it is written, and nothing at all if one of its messages could not be encoded.
-    failure: Option<Box<BatchFailure>>,
+    failure: Option<Box<WriteError>>,
 }
 
 impl Drop for Batch {
@@ -102,7 +119,7 @@ impl Batch {
     }
 
     #[inline]
-    pub(crate) fn take_failure(&mut self) -> Option<BatchFailure> {
+    pub(crate) fn take_failure(&mut self) -> Option<WriteError> {
         self.failure.take().map(|failure| *failure)
     }
 
@@ -128,7 +145,7 @@ impl Batch {
                 Ok(taken) => bytes.take_off(taken),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // The stream may say so only once.
-                Err(error) => self.failure = Some(Box::new(BatchFailure::Failed(error))),
+                Err(error) => self.failure = Some(Box::new(WriteError::Io(error))),
             }
             if self.failure.is_some() || !self.bytes().is_empty() {
                 return false;
@@ -294,8 +311,8 @@ impl<M> Press<M> {
         let Self { encoder, batch, queue, last_size, pace, .. } = self;
         let failure = match catch(|| encoder.encode_queue(queue, batch, last_size, pace, limit)) {
             Ok(Ok(is_turn_over)) => return is_turn_over,
-            Ok(Err(error)) => BatchFailure::Failed(error),
-            Err(panicked) => BatchFailure::Panicked(panicked),
+            Ok(Err(error)) => WriteError::Encode(error),
+            Err(panicked) => WriteError::Panicked(panicked),
         };
         // What was swapped out together fails together, and nothing of it is written.
         batch.clear();

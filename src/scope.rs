@@ -89,6 +89,61 @@ fn innermost_with(node: usize, peer: SocketAddr) -> Option<usize> {
     })
 }
 
+/// How many hooks, and tasks that run hooks, may poll each other on one stack before an ending that they begin gets a stack
+/// of its own.
+const MAX_NESTING: usize = 4;
+
+/// Whether another hook should not be polled on this stack.
+pub(crate) fn is_deep() -> bool {
+    DEPTH.get() > MAX_NESTING
+}
+
+/// A future that is inside the hooks that it was made in, wherever it is polled.
+pub(crate) struct Inheriting<F> {
+    /// How many scopes there are.
+    depth: usize,
+    /// Those that are recorded.
+    scopes: Box<[Scope; MAX_DEPTH]>,
+    /// What is polled.
+    future: F,
+}
+
+impl<F: Future + Unpin> Inheriting<F> {
+    pub(crate) fn new(future: F) -> Self {
+        Self { depth: DEPTH.get(), scopes: Box::new(SCOPES.with_borrow(|scopes| *scopes)), future }
+    }
+}
+
+impl<F: Future + Unpin> Future for Inheriting<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let _replaced = Replaced::new(self.depth, &self.scopes);
+        Pin::new(&mut self.future).poll(cx)
+    }
+}
+
+/// Puts the scopes back that were there, also after a panic.
+struct Replaced {
+    /// How many there were.
+    depth: usize,
+    /// Those that were recorded.
+    scopes: [Scope; MAX_DEPTH],
+}
+
+impl Replaced {
+    fn new(depth: usize, scopes: &[Scope; MAX_DEPTH]) -> Self {
+        Self { depth: DEPTH.replace(depth), scopes: SCOPES.replace(*scopes) }
+    }
+}
+
+impl Drop for Replaced {
+    fn drop(&mut self) {
+        DEPTH.set(self.depth);
+        SCOPES.set(self.scopes);
+    }
+}
+
 /// Polls, marked with a scope.
 pub(crate) fn poll_within<T>(scope: Scope, poll: impl FnOnce() -> T) -> T {
     let _entered = Entered::new(scope);

@@ -88,6 +88,11 @@ impl Stats {
         self.counted.received.add_alone(messages, bytes);
     }
 
+    /// Whether the kernel has sent anything.
+    pub(crate) fn has_sent(&self) -> bool {
+        self.counted.sent.get().0 > 0
+    }
+
     /// Returns the instant at which counting began.
     pub fn created(&self) -> Instant {
         self.created

@@ -248,6 +248,11 @@ impl TaskCount {
         self.left.notify_waiters();
     }
 
+    /// Lets who waits for a condition look again.
+    pub(crate) fn notify(&self) {
+        self.left.notify_waiters();
+    }
+
     /// Waits until all have left, for at most `bound`.
     pub(crate) async fn wait_for_all(&self, bound: Duration) -> bool {
         self.wait_for(|| self.running.load(Ordering::Acquire) == 0, bound).await

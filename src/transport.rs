@@ -5,7 +5,7 @@
 use std::{
     any::Any,
     fmt,
-    future::poll_fn,
+    future::{pending, poll_fn},
     io::{
         self,
         ErrorKind::{BrokenPipe, ConnectionReset},
@@ -14,7 +14,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use crate::{
-    framing::ReadStream,
+    framing::{ReadStream, WriteStream},
     task::{Disposed, caught},
 };
 
@@ -133,18 +133,22 @@ pub(crate) enum WriteHalf {
     Wrapped(SharedStream),
 }
 
-/// Ends a stream so that the peer gets all that was written, as far as it takes it in time: first shuts the write side,
-/// then discards what already lies in the receive buffer. Closing a socket with unread input resets it, and the peer would
-/// lose what it has not read yet. The reader must have been told before that nothing it reads counts any more.
+/// What follows when the write side of a stream is shut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// What lies in the receive buffer is discarded: nothing was sent that the peer could lose.
+    Brief,
+    /// Input is discarded until the peer has closed too: the system answers what comes after the close with a reset, and
+    /// then the peer loses what it has not read yet.
+    UntilPeerCloses,
+}
+
+/// Shuts the write side, in time; then the peer gets all that was written, unless [`WriteHalf::leave`] is left out. `false`
+/// if it could not be shut.
 ///
 /// The connection ends either way, so nothing that goes wrong here matters to anybody.
-pub(crate) async fn say_farewell(mut half: WriteHalf, bound: Duration) {
-    let farewell = async move {
-        if half.shutdown().await.is_ok() {
-            half.discard_input().await;
-        }
-    };
-    let _whatever_came_of_it = caught(|| timeout(bound, farewell)).await;
+pub(crate) async fn shut(half: &mut WriteHalf, bound: Duration) -> bool {
+    matches!(caught(|| timeout(bound, half.shutdown())).await, Ok(Ok(Ok(()))))
 }
 
 impl WriteHalf {
@@ -152,17 +156,67 @@ impl WriteHalf {
         matches!(self, Self::Wrapped(_))
     }
 
+    /// Discards input and closes: closing a socket with unread input resets it. The reader must have been told before that
+    /// nothing it reads counts any more.
+    pub(crate) async fn leave(self, farewell: Farewell, bound: Duration) {
+        let discarding = async move {
+            match farewell {
+                Farewell::Brief => self.discard_what_is_there().await,
+                Farewell::UntilPeerCloses => self.discard_until_end().await,
+            }
+        };
+        let _whatever_came_of_it = caught(|| timeout(bound, discarding)).await;
+    }
+
     /// Never waits.
-    async fn discard_input(&self) {
+    async fn discard_what_is_there(&self) {
         match self {
             Self::Tcp(half) => discard_from_socket(half.as_ref()),
             Self::Wrapped(stream) => {
                 poll_fn(|cx| {
-                    discard_from_wrapped(stream.lock().as_mut(), cx);
+                    let _ended_or_not = discard_from_wrapped(stream.lock().as_mut(), cx, &mut 0);
                     Poll::Ready(())
                 })
                 .await;
             }
+        }
+    }
+
+    /// Waits for the end of the stream. A peer that sends more than [`MAX_DISCARDED`] finds its way stopped from there on, but
+    /// not closed: it may still be reading.
+    async fn discard_until_end(&self) {
+        let mut discarded = 0;
+        match self {
+            Self::Tcp(half) => {
+                let socket: &TcpStream = half.as_ref();
+                let mut buffer = [0; 2 * 1024];
+                while discarded < MAX_DISCARDED && socket.readable().await.is_ok() {
+                    match socket.try_read(&mut buffer) {
+                        Ok(0) => return,
+                        Ok(count) => discarded += count,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(_) => return,
+                    }
+                }
+            }
+            Self::Wrapped(stream) => {
+                poll_fn(|cx| discard_from_wrapped(stream.lock().as_mut(), cx, &mut discarded)).await;
+            }
+        }
+        if discarded >= MAX_DISCARDED {
+            pending::<()>().await;
+        }
+    }
+}
+
+impl WriteStream for WriteHalf {
+    /// Of a wrapped stream the socket is the user's.
+    fn reset_when_closed(&self) {
+        if let Self::Tcp(half) = self {
+            let socket: &TcpStream = half.as_ref();
+            // A linger of no time never blocks. The socket may be gone.
+            #[allow(deprecated, reason = "what replaces it is newer than the oldest tokio that is supported")]
+            let _set_or_gone = socket.set_linger(Some(Duration::ZERO));
         }
     }
 }
@@ -184,16 +238,21 @@ fn discard_from_socket(socket: &TcpStream) {
     }
 }
 
-fn discard_from_wrapped(mut stream: Pin<&mut dyn WrappedStream>, cx: &mut Context<'_>) {
-    let mut buffer = [0; 8 * 1024];
-    let mut discarded = 0;
-    while discarded < MAX_DISCARDED {
+/// Ready when there will be no more input, or enough has been discarded.
+fn discard_from_wrapped(
+    mut stream: Pin<&mut dyn WrappedStream>,
+    cx: &mut Context<'_>,
+    discarded: &mut usize,
+) -> Poll<()> {
+    let mut buffer = [0; 2 * 1024];
+    while *discarded < MAX_DISCARDED {
         let mut piece = ReadBuf::new(&mut buffer);
-        match stream.as_mut().poll_read(cx, &mut piece) {
-            Poll::Ready(Ok(())) if !piece.filled().is_empty() => discarded += piece.filled().len(),
-            _ => return,
+        match ready!(stream.as_mut().poll_read(cx, &mut piece)) {
+            Ok(()) if !piece.filled().is_empty() => *discarded += piece.filled().len(),
+            _ => break,
         }
     }
+    Poll::Ready(())
 }
 
 /// Another handle of the same socket, outside of the runtime; it does not block. `None` if the process has no more file

@@ -4,7 +4,7 @@
 
 use std::{io, time::Duration};
 
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::press::ReplyStream;
 
@@ -24,6 +24,12 @@ pub(crate) trait ReadStream: AsyncRead + Unpin {
     fn try_write(&self, _: &[u8]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
+}
+
+/// What a writer writes to.
+pub(crate) trait WriteStream: AsyncWrite + Unpin {
+    /// A part of a message has been written, and the rest will not be: the stream need not be closed gently.
+    fn reset_when_closed(&self) {}
 }
 
 /// Told what passes through the loops, once for many messages, and asked whether to go on.

@@ -16,7 +16,10 @@ use super::{
     write::WriteEnd,
     write_tests::{DEPTH, Message, Sink},
 };
-use crate::outbox::{AnyOutbox, Outbox, PushError, Queued};
+use crate::{
+    outbox::{AnyOutbox, Outbox, PushError, Queued},
+    press::WriteError,
+};
 
 #[test]
 fn a_lone_reply_is_written_by_the_reader_and_wakes_nobody() {
@@ -166,7 +169,7 @@ fn an_encoder_that_fails_ends_the_writer_and_not_the_reader() {
         assert!(end.is_none(), "{end:?}");
         let written = scene.poll_writer().expect("it has failed");
         let WriteEnd::Failed(failed) = written.end else { panic!("finished") };
-        assert_eq!(failed.panicked.is_some(), matches!(bad, Message::Panic));
+        assert_eq!(matches!(failed.cause, WriteError::Panicked(_)), matches!(bad, Message::Panic));
         scene.assert_sent(0, "");
     }
 }
@@ -271,7 +274,7 @@ fn an_error_of_the_stream_is_told_by_the_writer_as_it_was() {
     assert!(end.is_none(), "{end:?}");
     let written = scene.poll_writer().expect("it has failed");
     let WriteEnd::Failed(failed) = written.end else { panic!("finished") };
-    assert_eq!(failed.error.kind(), io::ErrorKind::ConnectionReset);
+    assert!(matches!(failed.cause, WriteError::Io(error) if error.kind() == io::ErrorKind::ConnectionReset));
     scene.assert_sent(0, "");
 }
 

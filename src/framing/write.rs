@@ -21,16 +21,15 @@ use std::{
 };
 
 use tokio::{
-    io::AsyncWrite,
     task::coop,
     time::{Instant, Sleep, sleep},
 };
 
-use super::{CLOCK_JUMP, Observer};
+use super::{CLOCK_JUMP, Observer, WriteStream};
 use crate::{
     error,
     outbox::{AnyOutbox, Load, Outbox},
-    press::{Batch, BatchFailure},
+    press::{Batch, WriteError},
     task::{Panicked, poll_yield},
 };
 
@@ -65,55 +64,26 @@ pub(crate) struct Written<W> {
 pub(crate) struct FailedWrite {
     /// What was to be written.
     batch: Batch,
-    /// What its receipts are told.
-    pub(crate) error: io::Error,
-    /// Whether the peer took too long to take it.
-    pub(crate) is_timeout: bool,
-    /// The panic of the encoder, if that was the cause.
-    pub(crate) panicked: Option<Panicked>,
+    /// Why it was not.
+    pub(crate) cause: WriteError,
 }
 
 impl FailedWrite {
     /// A writer that panicked has lost its batch.
     pub(crate) fn panicked(panicked: Panicked) -> Self {
-        let error = error::writer_panicked(&panicked);
-        Self { batch: Batch::default(), error, is_timeout: false, panicked: Some(panicked) }
+        Self { batch: Batch::default(), cause: WriteError::Panicked(panicked) }
     }
 
     /// Tells the waiting receipts what happened.
     pub(crate) fn report(mut self) {
-        self.batch.fail(&self.error);
-    }
-}
-
-struct Failure {
-    /// See [`FailedWrite`], as with the others.
-    error: io::Error,
-    is_timeout: bool,
-    panicked: Option<Panicked>,
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self { error, is_timeout: false, panicked: None }
-    }
-}
-
-impl From<BatchFailure> for Failure {
-    fn from(error: BatchFailure) -> Self {
-        match error {
-            BatchFailure::Failed(error) => error.into(),
-            BatchFailure::Panicked(panicked) => {
-                Self { error: error::writer_panicked(&panicked), is_timeout: false, panicked: Some(panicked) }
-            }
-        }
+        self.batch.fail(&self.cause.to_error());
     }
 }
 
 /// The writing end of an outbox.
-pub(crate) struct Writer<W, M: Send + 'static, O> {
-    /// Where the bytes go.
-    half: W,
+pub(crate) struct Writer<W: WriteStream, M: Send + 'static, O> {
+    /// Where the bytes go; `None` when it has been given back.
+    half: Option<W>,
     /// Where the messages come from.
     outbox: WriterPresence<Outbox<M>>,
     /// What is being written.
@@ -137,14 +107,14 @@ pub(crate) struct Writer<W, M: Send + 'static, O> {
 
 impl<W, M, O> Writer<W, M, O>
 where
-    W: AsyncWrite + Unpin,
+    W: WriteStream,
     M: Send + 'static,
     O: Observer,
 {
     pub(crate) fn new(half: W, outbox: Arc<Outbox<M>>, observer: O) -> Self {
         let outbox = WriterPresence(Some(outbox));
         Self {
-            half,
+            half: Some(half),
             outbox,
             batch: Batch::default(),
             written: 0,
@@ -169,15 +139,14 @@ where
         async move {
             let end = match poll_fn(|cx| writer.poll_run(cx)).await {
                 Ok(()) => WriteEnd::Finished,
-                Err(Failure { error, is_timeout, panicked }) => {
-                    WriteEnd::Failed(FailedWrite { batch: writer.batch, error, is_timeout, panicked })
-                }
+                Err(cause) => WriteEnd::Failed(FailedWrite { batch: std::mem::take(&mut writer.batch), cause }),
             };
-            Written { end, half: writer.half, presence: writer.outbox.erased() }
+            let Some(half) = writer.half.take() else { unreachable!("it is given back once") };
+            Written { end, half, presence: writer.outbox.take_over() }
         }
     }
 
-    fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
         let mut left_of_turn = BYTES_PER_TURN;
         let mut is_turn_over = false;
         loop {
@@ -207,7 +176,7 @@ where
     }
 
     /// Writes, flushes and reports one batch.
-    fn poll_batch(&mut self, cx: &mut Context<'_>, left_of_turn: &mut usize) -> Poll<Result<(), Failure>> {
+    fn poll_batch(&mut self, cx: &mut Context<'_>, left_of_turn: &mut usize) -> Poll<Result<(), WriteError>> {
         if !coop::has_budget_remaining() {
             return give_way(cx);
         }
@@ -216,16 +185,16 @@ where
             ready!(coop::poll_proceed(cx)).made_progress();
         }
         if let Some(failure) = self.batch.take_failure() {
-            return Poll::Ready(Err(failure.into()));
+            return Poll::Ready(Err(failure));
         }
         match self.poll_write_and_flush(cx, left_of_turn) {
-            Poll::Ready(result) => result?,
+            Poll::Ready(result) => result.map_err(WriteError::Io)?,
             Poll::Pending if *left_of_turn == 0 => return poll_yield(cx),
             // The stream may have asked for what is not there.
             Poll::Pending if !coop::has_budget_remaining() => return give_way(cx),
             Poll::Pending => {
                 ready!(self.poll_timeout(cx));
-                return Poll::Ready(Err(Failure { error: error::flush_timeout(), is_timeout: true, panicked: None }));
+                return Poll::Ready(Err(WriteError::TimedOut));
             }
         }
         self.timer = None;
@@ -239,13 +208,14 @@ where
     /// Pending with nothing left of the turn: it is over. A flush that has to wait then is asked again in the next one, and
     /// only from there on is the peer the one that is slow.
     fn poll_write_and_flush(&mut self, cx: &mut Context<'_>, left_of_turn: &mut usize) -> Poll<io::Result<()>> {
+        let Some(half) = &mut self.half else { unreachable!("it is given back when the loop has ended") };
         while self.written < self.batch.bytes().len() {
             if *left_of_turn == 0 {
                 return Poll::Pending;
             }
             let rest = &self.batch.bytes()[self.written..];
             let chunk = &rest[..rest.len().min(*left_of_turn)];
-            match ready!(Pin::new(&mut self.half).poll_write(cx, chunk))? {
+            match ready!(Pin::new(&mut *half).poll_write(cx, chunk))? {
                 0 => return Poll::Ready(Err(error::write_zero())),
                 count => {
                     self.written += count;
@@ -254,7 +224,7 @@ where
                 }
             }
         }
-        Pin::new(&mut self.half).poll_flush(cx)
+        Pin::new(half).poll_flush(cx)
     }
 
     /// Ready when the batch has waited too long.
@@ -283,6 +253,17 @@ where
     }
 }
 
+impl<W: WriteStream, M: Send + 'static, O> Drop for Writer<W, M, O> {
+    /// Dropped while it writes: whoever stops it has waited for the peer long enough.
+    fn drop(&mut self) {
+        if let Some(half) = &self.half
+            && (!self.is_flushed || self.outbox.get().is_cut_short())
+        {
+            half.reset_when_closed();
+        }
+    }
+}
+
 /// Without budget it is this task that must give way, not the peer that is slow: no time is counted.
 fn give_way<T>(cx: &Context<'_>) -> Poll<T> {
     cx.waker().wake_by_ref();
@@ -303,7 +284,8 @@ impl<Q: AnyOutbox + ?Sized> WriterPresence<Q> {
 }
 
 impl<M: Send + 'static> WriterPresence<Outbox<M>> {
-    fn erased(mut self) -> WriterPresence {
+    /// Makes a presence that goes on when the writer is dropped.
+    fn take_over(&mut self) -> WriterPresence {
         WriterPresence(self.0.take().map(|outbox| outbox as _))
     }
 }

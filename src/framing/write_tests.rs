@@ -22,10 +22,13 @@ use tokio::{
 use tokio_util::codec::Encoder;
 
 use super::{
-    Observer,
+    Observer, WriteStream,
     write::{WriteEnd, Writer},
 };
-use crate::outbox::{AnyOutbox, Outbox, PushError, Queued, WriteSettings};
+use crate::{
+    outbox::{AnyOutbox, Outbox, PushError, Queued, WriteSettings},
+    press::WriteError,
+};
 
 pub(super) const DEPTH: usize = 8;
 
@@ -60,6 +63,10 @@ impl Sink {
         Self { script: vec![Step::Take(usize::MAX), Step::Pending], next: 0, taken: Arc::clone(taken) }
     }
 }
+
+impl WriteStream for Sink {}
+
+impl WriteStream for tokio::io::DuplexStream {}
 
 impl AsyncWrite for Sink {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
@@ -250,7 +257,7 @@ fn a_writer_that_has_to_wait_fails_after_its_timeout_and_not_for_want_of_budget(
         assert_eq!(outbox.push(Message::Bytes(vec![1; 64]), None), Ok(Queued::Expected));
         let queue = Arc::clone(&outbox);
         let end = Writer::new(near, queue, Sent::default()).run().await.end;
-        assert!(matches!(end, WriteEnd::Failed(failed) if failed.is_timeout));
+        assert!(matches!(end, WriteEnd::Failed(failed) if matches!(failed.cause, WriteError::TimedOut)));
         drop(far);
 
         // A stream that always takes a byte uses up the budget of a turn, and is no reason for a timeout.
@@ -300,6 +307,8 @@ fn a_burst_from_idle_takes_exactly_the_depth_and_a_streaming_connection_a_batch_
 /// Takes a byte for a unit of the budget until it is shut.
 struct Thrifty(Arc<AtomicBool>);
 
+impl WriteStream for Thrifty {}
+
 impl AsyncWrite for Thrifty {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
         let coop = ready!(coop::poll_proceed(cx));
@@ -345,6 +354,8 @@ struct Unseen {
     deadline: Instant,
     asked_after: u32,
 }
+
+impl WriteStream for Unseen {}
 
 impl AsyncWrite for Unseen {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {

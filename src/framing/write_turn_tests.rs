@@ -13,6 +13,7 @@ use std::{
 use tokio::io::AsyncWrite;
 
 use super::{
+    WriteStream,
     write::{WriteEnd, Writer},
     write_tests::{DEPTH, Message, PATIENT, Sent, Sink, TestEncoder},
 };
@@ -140,6 +141,8 @@ struct Gate {
     is_open: Arc<AtomicBool>,
     sink: Sink,
 }
+
+impl WriteStream for Gate {}
 
 impl AsyncWrite for Gate {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {

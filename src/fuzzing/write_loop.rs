@@ -23,11 +23,11 @@ use super::{
 };
 use crate::{
     framing::{
-        Observer,
+        Observer, WriteStream,
         write::{WriteEnd, Writer, Written},
     },
     outbox::{Answering, AnyOutbox, Outbox, PushError, Queued, WriteSettings},
-    press::ReplyStream,
+    press::{ReplyStream, WriteError},
 };
 
 /// Longer than everything that a script waits for; nobody waits for it, as the clock is a paused one.
@@ -137,6 +137,8 @@ impl Sink {
         Poll::Pending
     }
 }
+
+impl WriteStream for Sink {}
 
 impl AsyncWrite for Sink {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
@@ -428,18 +430,21 @@ impl Driver {
                 }
             }
             WriteEnd::Failed(failed) => {
-                let kind = failed.error.kind();
-                if failed.is_timeout {
-                    let waited = ledger.waiting_since.map(|since| since.elapsed());
-                    assert!(ledger.is_blocked, "timed out on a stream that was ready");
-                    assert!(waited >= self.settings.timeout && self.settings.timeout.is_some(), "after {waited:?}");
-                    assert_eq!(kind, io::ErrorKind::TimedOut);
-                } else if let Some(panicked) = &failed.panicked {
-                    assert_eq!(ledger.failure, Some(EncoderFailure::Panic), "{panicked:?}");
-                } else if ledger.stream_failure.is_some() {
-                    assert_eq!(Some(kind), ledger.stream_failure);
-                } else {
-                    assert_eq!((ledger.failure, kind), (Some(EncoderFailure::Error), io::ErrorKind::InvalidInput));
+                let kind = failed.cause.to_error().kind();
+                match &failed.cause {
+                    WriteError::TimedOut => {
+                        let waited = ledger.waiting_since.map(|since| since.elapsed());
+                        assert!(ledger.is_blocked, "timed out on a stream that was ready");
+                        assert!(waited >= self.settings.timeout && self.settings.timeout.is_some(), "after {waited:?}");
+                        assert_eq!(kind, io::ErrorKind::TimedOut);
+                    }
+                    WriteError::Panicked(panicked) => {
+                        assert_eq!(ledger.failure, Some(EncoderFailure::Panic), "{panicked:?}");
+                    }
+                    WriteError::Io(_) => assert_eq!(Some(kind), ledger.stream_failure),
+                    WriteError::Encode(_) => {
+                        assert_eq!((ledger.failure, kind), (Some(EncoderFailure::Error), io::ErrorKind::InvalidInput));
+                    }
                 }
                 ledger.look();
                 drop(ledger);

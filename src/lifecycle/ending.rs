@@ -3,32 +3,43 @@
 use std::{
     future::Future,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, Weak},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
+use tokio::{runtime::Handle, sync::oneshot};
 use tracing::debug;
 
-use super::{MAX_STOP_TIME, report_panic};
+use super::{
+    MAX_STOP_TIME,
+    outside::{AbortOnDrop, WithRuntime, is_driven},
+    report_panic, spawn_counted,
+};
 use crate::{
     connection::{ConnectionInfo, DisconnectOrigin},
     error::describe,
     framing::{
-        read::ReadEnd,
-        write::{FailedWrite, WriteEnd, Written},
+        WriteStream,
+        read::{DRAIN_TIME, ReadEnd},
+        write::{FailedWrite, WriteEnd, WriterPresence, Written},
     },
+    hooks::OnDisconnectHook,
     kernel::Kernel,
     link::Link,
+    press::WriteError,
     registry::Teardown,
-    scope::{self, Scope, Scoped},
+    scope::{self, Inheriting, Scope, Scoped},
     task::{Panicked, bound, catch, caught, dispose, poll_once, within},
-    transport::{WriteHalf, say_farewell},
+    transport::{Farewell, WriteHalf, shut},
 };
 
 /// A task of a connection: runs its loop, and then what follows from the end of it.
-pub(super) enum LinkTask<T> {
+pub(super) struct LinkTask<T>(Stage<T>);
+
+enum Stage<T> {
     Running {
         /// Owns user code: the codec, a wrapped stream.
         the_loop: BoxFuture<'static, T>,
@@ -47,7 +58,7 @@ impl<T> LinkTask<T> {
         link: Ender,
         follow: fn(Result<T, Panicked>, Ender) -> BoxFuture<'static, ()>,
     ) -> Self {
-        Self::Running { the_loop, link, follow }
+        Self(Stage::Running { the_loop, link, follow })
     }
 }
 
@@ -55,21 +66,35 @@ impl<T> Future for LinkTask<T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let task = &mut *self;
-        if let Self::Running { the_loop, .. } = task {
+        let stage = &mut self.0;
+        if let Stage::Running { the_loop, .. } = stage {
             let result = match catch(|| the_loop.as_mut().poll(cx)) {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(output)) => Ok(output),
                 Err(panicked) => Err(panicked),
             };
-            if let Self::Running { the_loop, link, follow } = std::mem::replace(task, Self::Done) {
+            if let Stage::Running { the_loop, link, follow } = std::mem::replace(stage, Stage::Done) {
                 dispose(the_loop);
-                *task = Self::Following(follow(result, link));
+                *stage = Stage::Following(follow(result, link));
             }
         }
-        match task {
-            Self::Following(following) => following.as_mut().poll(cx),
-            Self::Running { .. } | Self::Done => Poll::Ready(()),
+        match stage {
+            Stage::Following(following) => following.as_mut().poll(cx),
+            Stage::Running { .. } | Stage::Done => Poll::Ready(()),
+        }
+    }
+}
+
+impl<T> Drop for LinkTask<T> {
+    /// Dropped while its loop runs: by whoever has ended the connection, or by a runtime that goes away and takes the
+    /// connection with it.
+    fn drop(&mut self) {
+        if let Stage::Running { the_loop, link, .. } = std::mem::replace(&mut self.0, Stage::Done) {
+            dispose(the_loop);
+            if let Some(claim) = link.claim() {
+                debug!(parent: link.info.span(), "a task of the connection was dropped with its runtime");
+                cut_short(&link.kernel, claim);
+            }
         }
     }
 }
@@ -91,6 +116,10 @@ pub(super) fn after_reading(reason: Result<ReadEnd, Panicked>, link: Ender) -> B
                 _ = report_panic(&link.kernel, "process_message", &link.info, panicked)
             }
         }
+        if link.info.has_write_failed() {
+            // The writer has noticed the end first, and waits for this.
+            return link.info.set_reader_done();
+        }
         if let Some(claim) = link.claim() {
             if matches!(reason, ReadEnd::Idle) {
                 link.kernel.heuristics().idle_timeouts.increment();
@@ -101,44 +130,116 @@ pub(super) fn after_reading(reason: Result<ReadEnd, Panicked>, link: Ender) -> B
 }
 
 pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link: Ender) -> BoxFuture<'static, ()> {
-    Box::pin(async move {
-        // The presence is kept to the end: whoever waits for the writer waits for its farewell too.
-        let (failed, rest) = match written {
-            Ok(Written { end: WriteEnd::Finished, half, presence }) => {
-                // The reader uses nothing more: what the farewell discards would be missing in it.
-                link.info.set_ended();
-                say_farewell(half, presence.get().flush_time()).await;
-                return drop(presence);
-            }
-            Ok(Written { end: WriteEnd::Failed(failed), half, presence }) => (failed, Some((half, presence))),
-            Err(panicked) => (FailedWrite::panicked(panicked), None),
-        };
-        match &failed.panicked {
-            Some(panicked) => _ = report_panic(&link.kernel, "the encoder or the stream", &link.info, panicked),
-            None => debug!(parent: link.info.span(), error = describe(&failed.error), "could not write"),
+    match written {
+        Ok(Written { end: WriteEnd::Finished, half, presence }) => Box::pin(say_farewell(half, presence, link)),
+        Ok(Written { end: WriteEnd::Failed(failed), half, presence }) => {
+            Box::pin(after_failed_write(failed, half, presence, link))
         }
-        // From here on a send is refused, whoever ends the connection.
-        if let Some((_, presence)) = &rest {
-            presence.get().finish();
-        }
-        let claim = link.claim();
-        // Not before the claim: the peer learns of it, and may hang up before we have told why the connection ends.
-        let presence = rest.map(|(half, presence)| {
+        // The stream is gone with the loop.
+        Err(panicked) => Box::pin(async move {
+            let failed = FailedWrite::panicked(panicked);
+            report_cause(&failed.cause, &link);
+            end_writing(failed, &link).await;
+        }),
+    }
+}
+
+/// What a writer does that has written everything: shuts the stream, and stays until the peer has closed it too.
+async fn say_farewell(mut half: WriteHalf, presence: WriterPresence, link: Ender) {
+    // The reader uses nothing more: what the farewell discards would be missing in it.
+    link.info.set_ended();
+    let is_shut = shut(&mut half, presence.get().time_left()).await;
+    let time_left = presence.get().time_left();
+    // Whoever ends the connection waits for what was queued to be written, and not for the rest.
+    drop(presence);
+    link.info.tasks().notify();
+    if is_shut {
+        leave(half, time_left, &link.info).await;
+    }
+}
+
+/// What a writer does whose batch could not be encoded or written.
+async fn after_failed_write(failed: FailedWrite, half: WriteHalf, presence: WriterPresence, link: Ender) {
+    report_cause(&failed.cause, &link);
+    // From here on a send is refused, whoever ends the connection.
+    presence.get().finish();
+    let flush_time = presence.get().flush_time();
+    match failed.cause {
+        WriteError::Io(_) => {
+            // The receipts do not wait for what the peer has sent before: those of the batch first, then those behind it.
+            failed.report();
+            presence.get().abandon();
+            drop(presence);
+            link.finish_reading().await;
+            // Not before the claim: the peer learns of it, and may hang up before we have told why the connection ends.
+            let claim = link.claim();
             dispose(half);
-            presence
-        });
-        if let Some(claim) = claim {
-            if failed.is_timeout {
+            if let Some(claim) = claim {
+                tear_down(&link.kernel, claim, None).await;
+            }
+        }
+        WriteError::TimedOut => {
+            half.reset_when_closed();
+            let claim = link.claim();
+            dispose(half);
+            if claim.is_some() {
                 link.kernel.heuristics().write_timeouts.increment();
             }
-            tear_down(&link.kernel, claim, Some(failed)).await;
-        } else {
-            failed.report();
-            if let Some(presence) = &presence {
-                presence.get().abandon();
-            }
+            end_claimed(claim, failed, &link).await;
+            drop(presence);
         }
-    })
+        WriteError::Encode(_) | WriteError::Panicked(_) => {
+            let claim = link.claim();
+            // The ending waits for nothing more of this task, and does not stop it: what was confirmed must still arrive.
+            drop(presence);
+            end_claimed(claim, failed, &link).await;
+            link.info.set_ended();
+            part(half, flush_time, &link.info).await;
+        }
+    }
+}
+
+/// Ends the connection of a writer whose loop panicked.
+async fn end_writing(failed: FailedWrite, link: &Ender) {
+    end_claimed(link.claim(), failed, link).await;
+}
+
+/// Runs the ending, if this task has claimed it, and tells the receipts.
+async fn end_claimed(claim: Option<Teardown<Link>>, failed: FailedWrite, link: &Ender) {
+    if let Some(claim) = claim {
+        tear_down(&link.kernel, claim, Some(failed)).await;
+    } else {
+        failed.report();
+        if let Some(link) = link.link.upgrade()
+            && let Some(outbox) = link.outbox()
+        {
+            outbox.abandon();
+        }
+    }
+}
+
+fn report_cause(cause: &WriteError, link: &Ender) {
+    match cause {
+        WriteError::Panicked(panicked) => {
+            _ = report_panic(&link.kernel, "the encoder or the stream", &link.info, panicked)
+        }
+        WriteError::Encode(_) | WriteError::Io(_) | WriteError::TimedOut => {
+            debug!(parent: link.info.span(), error = describe(&cause.to_error()), "could not write")
+        }
+    }
+}
+
+/// Shuts the write side, and stays until the peer has closed the connection too, if it could lose anything.
+async fn part(mut half: WriteHalf, bound: Duration, info: &ConnectionInfo) {
+    let began = Instant::now();
+    if shut(&mut half, bound).await {
+        leave(half, bound.saturating_sub(began.elapsed()), info).await;
+    }
+}
+
+async fn leave(half: WriteHalf, bound: Duration, info: &ConnectionInfo) {
+    let farewell = if info.stats().has_sent() { Farewell::UntilPeerCloses } else { Farewell::Brief };
+    half.leave(farewell, bound).await;
 }
 
 pub(super) fn after_on_connect(result: Result<(), Panicked>, link: Ender) -> BoxFuture<'static, ()> {
@@ -171,6 +272,16 @@ impl Ender {
         Self { kernel: Arc::clone(kernel), link: Arc::downgrade(link), info: link.info().clone(), origin }
     }
 
+    /// Lets the reader finish what the peer has sent before a write to it failed, for a while.
+    async fn finish_reading(&self) {
+        self.info.set_write_failed();
+        // Whoever ends the connection need not wait for the writer any more.
+        self.info.tasks().notify();
+        if self.link.upgrade().is_some_and(|link| link.has_reader()) {
+            self.info.tasks().wait_for(|| self.info.is_reader_done() || self.info.has_ended(), DRAIN_TIME).await;
+        }
+    }
+
     /// Claims the end of this very connection, never that of a successor at the same address.
     fn claim(&self) -> Option<Teardown<Link>> {
         self.kernel.registry.claim(self.info.addr(), Some(self.link.as_ptr()), self.origin)
@@ -180,10 +291,22 @@ impl Ender {
 /// Ends the connection of the address; `false` if there is none or somebody else is ending it.
 pub(crate) async fn disconnect(kernel: &Arc<Kernel>, addr: SocketAddr) -> bool {
     let Some(link) = kernel.connection_at(addr) else { return false };
-    let claim = kernel.registry.claim(addr, Some(Arc::as_ptr(&link)), DisconnectOrigin::User);
-    // Not before the claim: a successor's link could get the same allocation, and be taken for this one.
-    drop(link);
-    let Some(claim) = claim else { return false };
+    if Handle::try_current().is_err() {
+        let runtime = link.runtime().clone();
+        if is_driven(&runtime) {
+            return WithRuntime::new(runtime, Box::pin(end_by_user(kernel, link))).await;
+        }
+        return claim_by_user(kernel, link).map(|claim| cut_short(kernel, claim)).is_some();
+    }
+    if scope::is_deep() {
+        return hand_over(kernel, link).await;
+    }
+    end_by_user(kernel, link).await
+}
+
+/// Claims and runs an ending, in place.
+async fn end_by_user(kernel: &Arc<Kernel>, link: Arc<Link>) -> bool {
+    let Some(claim) = claim_by_user(kernel, link) else { return false };
     let info = claim.connection().info().clone();
     tear_down(kernel, claim, None).await;
     // A hook of this connection that called us has been told to stop too, and would be dropped at this await.
@@ -191,6 +314,28 @@ pub(crate) async fn disconnect(kernel: &Arc<Kernel>, addr: SocketAddr) -> bool {
         info.tasks().wait_for_all(MAX_STOP_TIME).await;
     }
     true
+}
+
+fn claim_by_user(kernel: &Arc<Kernel>, link: Arc<Link>) -> Option<Teardown<Link>> {
+    // The link is dropped after the claim: a successor's could get the same allocation, and be taken for this one.
+    kernel.registry.claim(link.info().addr(), Some(Arc::as_ptr(&link)), DisconnectOrigin::User)
+}
+
+/// Lets a task claim and run an ending: each ending that a hook of another one begins nests in it, on one stack. The task is
+/// inside the same hooks as the caller.
+///
+/// # Cancel safety
+/// Dropping it stops the task, and with it the ending.
+async fn hand_over(kernel: &Arc<Kernel>, link: Arc<Link>) -> bool {
+    let (tell, told) = oneshot::channel();
+    let own = Arc::clone(kernel);
+    let ending = Box::pin(async move {
+        let has_ended = end_by_user(&own, link).await;
+        let _caller_is_gone = tell.send(has_ended);
+    });
+    let _stopped_with_the_caller = AbortOnDrop(spawn_counted(kernel, None, Inheriting::new(ending)));
+    // Not told: the runtime goes away.
+    told.await.unwrap_or(false)
 }
 
 /// Runs the ending that was claimed: OnDisconnect, flush, stop, release. The first poll begins OnDisconnect.
@@ -201,30 +346,37 @@ pub(super) async fn tear_down(kernel: &Arc<Kernel>, claim: Teardown<Link>, mut f
     // Dropped before the claim is: stopped first, then released.
     let ending = Ending(claim);
     let link = ending.0.connection();
-    let (addr, origin) = (ending.0.addr(), ending.0.origin());
     if let Some(hook) = kernel.hooks.on_disconnect() {
-        let scope = Scope { node: kernel.identity(), ..Scope::default() };
         let limit = bound(hook.timeout_ms());
-        let run = Scoped::new(scope, Box::pin(caught(move || hook.on_disconnect(addr, origin))));
-        let mut run = pin!(within(limit, run));
-        let begun = poll_once(run.as_mut()).await;
+        let mut run = ending.begin(kernel, hook);
+        let begun = poll_once(Pin::new(&mut run)).await;
         // The receipts must not wait for the hook, and the hook may wait for the receipts.
         report_failed_write(link, &mut failed);
         let outcome = match begun {
-            Some(outcome) => outcome,
-            None => run.await,
+            Some(outcome) => Some(outcome),
+            None => within(limit, run).await,
         };
-        match outcome {
-            Some(Ok(())) => {}
-            Some(Err(panicked)) => _ = report_panic(kernel, "on_disconnect", link.info(), &panicked),
-            None => debug!(parent: link.info().span(), "on_disconnect ran out of time"),
-        }
+        ending.report(kernel, outcome);
     }
     report_failed_write(link, &mut failed);
-    if origin != DisconnectOrigin::Writing {
+    if ending.0.origin() != DisconnectOrigin::Writing {
         link.flush().await;
     }
-    debug!(parent: link.info().span(), ?origin, "ended");
+    debug!(parent: link.info().span(), origin = ?ending.0.origin(), "ended");
+}
+
+/// Ends a connection at once, where nobody can wait: OnDisconnect is begun and cut, nothing is flushed.
+pub(super) fn cut_short(kernel: &Arc<Kernel>, claim: Teardown<Link>) {
+    let ending = Ending(claim);
+    if let Some(hook) = kernel.hooks.on_disconnect() {
+        // So that it can make timers, if they never fire.
+        let _context = ending.0.connection().runtime().enter();
+        let mut run = ending.begin(kernel, hook);
+        if let Poll::Ready(outcome) = Pin::new(&mut run).poll(&mut Context::from_waker(Waker::noop())) {
+            ending.report(kernel, Some(outcome));
+        }
+    }
+    debug!(parent: ending.0.connection().info().span(), origin = ?ending.0.origin(), "ended without a runtime");
 }
 
 /// Resolves the receipts of a failed batch, and then those of everything behind it.
@@ -237,8 +389,29 @@ fn report_failed_write(link: &Link, failed: &mut Option<FailedWrite>) {
     }
 }
 
+/// OnDisconnect at work.
+type RunningHook = Scoped<BoxFuture<'static, Result<(), Panicked>>>;
+
 /// A claimed ending: stops the connection, then releases its slot.
 struct Ending(Teardown<Link>);
+
+impl Ending {
+    /// The first poll of what this returns begins the hook.
+    fn begin(&self, kernel: &Kernel, hook: Arc<dyn OnDisconnectHook>) -> RunningHook {
+        let (addr, origin) = (self.0.addr(), self.0.origin());
+        let scope = Scope { node: kernel.identity(), ..Scope::default() };
+        Scoped::new(scope, Box::pin(caught(move || hook.on_disconnect(addr, origin))))
+    }
+
+    fn report(&self, kernel: &Kernel, outcome: Option<Result<(), Panicked>>) {
+        let info = self.0.connection().info();
+        match outcome {
+            Some(Ok(())) => {}
+            Some(Err(panicked)) => _ = report_panic(kernel, "on_disconnect", info, &panicked),
+            None => debug!(parent: info.span(), "on_disconnect ran out of time"),
+        }
+    }
+}
 
 impl Drop for Ending {
     fn drop(&mut self) {

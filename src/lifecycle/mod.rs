@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod ending;
+mod outside;
 #[cfg(all(test, pea2pea_schedules))]
 mod schedules;
 mod setup;

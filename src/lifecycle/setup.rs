@@ -179,12 +179,12 @@ fn go_live(
 
     let is_wrapped = write.as_ref().is_some_and(WriteHalf::is_wrapped);
     let (outbox, writer) = match writer {
-        Some(PreparedWriter { outbox, run }) => (Some(outbox), Some(DormantWriter { run, runtime: Handle::current() })),
+        Some(PreparedWriter { outbox, run }) => (Some(outbox), Some(DormantWriter { run })),
         None => (None, None),
     };
     let mut dormant = Dormant { read, write, reader: None, writer };
     dormant.reader = reader.and_then(|run| dormant.read.take().map(|half| run(half, outbox.clone())));
-    let link = Arc::new(Link::new(info.clone(), outbox, is_wrapped, dormant));
+    let link = Arc::new(Link::new(info.clone(), outbox, is_wrapped, Handle::current(), dormant));
     reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
 
     let Some(hook) = hooks.on_connect.take() else {
@@ -225,6 +225,7 @@ fn run_on_connect(
 }
 
 fn start_reader(kernel: &Arc<Kernel>, link: &Arc<Link>) {
+    let _starting = (kernel.tasks.present(), link.info().tasks().present());
     link.start_reader(|reader| {
         let ender = Ender::new(kernel, link, DisconnectOrigin::Reading);
         spawn_counted(kernel, Some(link.info().clone()), LinkTask::new(reader, ender, after_reading))
@@ -234,9 +235,11 @@ fn start_reader(kernel: &Arc<Kernel>, link: &Arc<Link>) {
 /// Starts the writer of a connection, for the first message that is sent: many connections never send one, and a task costs
 /// memory and time.
 pub(crate) fn start_writer(kernel: &Arc<Kernel>, link: &Arc<Link>) {
-    link.start_writer(|half, DormantWriter { run, runtime }| {
+    // Whoever ends the connection meanwhile waits for a task that it cannot abort yet.
+    let _starting = (kernel.tasks.present(), link.info().tasks().present());
+    link.start_writer(|half, DormantWriter { run }| {
         let ender = Ender::new(kernel, link, DisconnectOrigin::Writing);
-        let _context = runtime.enter();
+        let _context = link.runtime().enter();
         spawn_counted(kernel, Some(link.info().clone()), LinkTask::new(run(half), ender, after_writing))
     });
 }

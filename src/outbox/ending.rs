@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::{AnyOutbox, Intake, Outbox, wake};
 use crate::{press::ReplyStream, sync::Ordering, task::dispose_all};
 
@@ -39,9 +41,11 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
     }
 
     fn finish(&self) -> bool {
+        let now = Instant::now();
         let mut state = self.state.lock();
         if state.intake == Intake::Open {
             state.intake = Intake::Finishing;
+            state.finished_at = Some(now);
         }
         let waiting = state.awaits_room.take();
         let is_flushed = state.is_flushed(&self.is_last_flushed);
@@ -57,6 +61,9 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
         let is_flushed = state.is_flushed(&self.is_last_flushed);
         self.is_last.store(false, Ordering::Release);
         state.intake = Intake::Abandoned;
+        if !is_flushed {
+            self.is_cut_short.store(true, Ordering::Release);
+        }
         let queue = std::mem::take(&mut state.queue);
         let press = state.press.take();
         let waiting = state.awaits_room.take();
@@ -73,6 +80,15 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
 
     fn flush_time(&self) -> Duration {
         self.settings.timeout.map_or(MAX_FLUSH_TIME, |timeout| timeout.min(MAX_FLUSH_TIME))
+    }
+
+    fn time_left(&self) -> Duration {
+        let finished_at = self.state.lock().finished_at;
+        finished_at.map_or(Duration::ZERO, |at| self.flush_time().saturating_sub(at.elapsed()))
+    }
+
+    fn is_cut_short(&self) -> bool {
+        self.is_cut_short.load(Ordering::Acquire)
     }
 
     fn is_writer_gone(&self) -> bool {

@@ -1,0 +1,58 @@
+//! What ends a connection from where none of its tasks runs: outside of every runtime, or when its own is not driven.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::mpsc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tokio::{runtime::Handle, task::AbortHandle};
+
+/// How long a runtime has to run a task that shows that it is driven. The thread waits for it, so not for long.
+const PROBE_TIME: Duration = Duration::from_millis(250);
+
+/// Whether somebody drives the runtime. The calling thread waits for the answer, so it must not be the one who does.
+pub(super) fn is_driven(runtime: &Handle) -> bool {
+    let (tell, told) = mpsc::channel();
+    // A runtime that has been shut down drops the task, and with it the sender.
+    drop(runtime.spawn(async move {
+        let _asker_is_gone = tell.send(());
+    }));
+    told.recv_timeout(PROBE_TIME).is_ok()
+}
+
+/// A future whose timers are those of a runtime that polls something else.
+pub(super) struct WithRuntime<'a, T> {
+    /// Entered in each poll.
+    runtime: Handle,
+    /// What is polled.
+    future: BoxFuture<'a, T>,
+}
+
+impl<'a, T> WithRuntime<'a, T> {
+    pub(super) fn new(runtime: Handle, future: BoxFuture<'a, T>) -> Self {
+        Self { runtime, future }
+    }
+}
+
+impl<T> Future for WithRuntime<'_, T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let Self { runtime, future } = &mut *self;
+        let _context = runtime.enter();
+        future.as_mut().poll(cx)
+    }
+}
+
+/// Stops a task when it is dropped.
+pub(super) struct AbortOnDrop(pub(super) AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

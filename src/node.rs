@@ -127,7 +127,7 @@ impl Node {
 
     /// Returns the addresses of the peers whose connections are live, those being ended included.
     pub fn connected_addrs(&self) -> Vec<SocketAddr> {
-        self.0.registry.all().into_iter().map(|(addr, _)| addr).collect()
+        self.0.registry.addrs()
     }
 
     /// Tells whether there is a live connection with the address, or one that is being ended.

@@ -139,6 +139,21 @@ impl<C> Registry<C> {
         Ok(Reservation { registry: Arc::clone(self), addr, number })
     }
 
+    /// Whether the address has a connection whose end has not been claimed.
+    pub(crate) fn is_claimable(&self, addr: SocketAddr) -> bool {
+        let state = self.state.lock();
+        // Closing claims all.
+        !state.closed && matches!(state.slots.get(&addr), Some(Slot::Live(_)))
+    }
+
+    /// Returns the addresses of the live and closing connections.
+    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
+        let state = self.state.lock();
+        let mut addrs = Vec::with_capacity(state.counts.live);
+        addrs.extend(state.slots.iter().filter(|(_, slot)| !matches!(slot, Slot::Connecting(_))).map(|(addr, _)| *addr));
+        addrs
+    }
+
     /// Claims the end of the live connection at the address, or, with `which`, only of that very connection.
     pub(crate) fn claim(
         self: &Arc<Self>,

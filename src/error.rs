@@ -48,6 +48,10 @@ pub(crate) fn shutting_down() -> io::Error {
     io::Error::other(ShuttingDown)
 }
 
+pub(crate) fn no_runtime(what: &str) -> io::Error {
+    io::Error::other(format!("{what} needs a tokio runtime with I/O and time enabled, and is called outside of one"))
+}
+
 pub(crate) fn no_listener_addr() -> io::Error {
     new(ErrorKind::AddrNotAvailable, "the node cannot listen: Config::listener_addr is None".into())
 }

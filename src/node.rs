@@ -91,8 +91,8 @@ impl Node {
     /// - `AlreadyExists`: there is a connection with the address, or one that is being set up or ended.
     /// - `QuotaExceeded`: the limit per IP, the limit of the node, or the budget for setups in flight is used up.
     /// - `TimedOut`: the dial or the handshake took too long.
-    /// - `Other`: a hook panicked (the text names it), or, with [`ShuttingDown`](crate::ShuttingDown) inside, the node is
-    ///   shutting down.
+    /// - `Other`: a hook panicked (the text names it), it is called outside of a tokio runtime, or, with
+    ///   [`ShuttingDown`](crate::ShuttingDown) inside, the node is shutting down.
     /// - the handshake's own error, as it is, or that of the OS.
     ///
     /// # Cancel safety
@@ -117,7 +117,11 @@ impl Node {
     /// Runs `on_disconnect`, flushes what is queued, as far as the peer takes it within a second (and within
     /// `Writing::TIMEOUT_MS`), and closes the socket. A call that finds somebody else ending the connection returns
     /// `false` at once. From inside a hook of the connection it does all of this too; the hook is dropped at its next
-    /// await.
+    /// await. If something was sent to a peer that has not closed, the socket stays open until it has, within that second:
+    /// closing it earlier could cost the peer what it has not read yet.
+    ///
+    /// It works outside of a tokio runtime too: timers are then those of the connection's own. If nobody drives that, or it
+    /// has been shut down, `on_disconnect` is begun and dropped at its first await, and nothing is flushed.
     ///
     /// # Cancel safety
     /// Dropped before its first poll, it has done nothing; later, the connection is removed at once.

@@ -150,7 +150,8 @@ impl<C> Registry<C> {
     pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
         let state = self.state.lock();
         let mut addrs = Vec::with_capacity(state.counts.live);
-        addrs.extend(state.slots.iter().filter(|(_, slot)| !matches!(slot, Slot::Connecting(_))).map(|(addr, _)| *addr));
+        addrs
+            .extend(state.slots.iter().filter(|(_, slot)| !matches!(slot, Slot::Connecting(_))).map(|(addr, _)| *addr));
         addrs
     }
 

@@ -98,3 +98,99 @@ impl Gate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, sync::Arc};
+
+    use tokio::time::advance;
+
+    use super::{
+        super::{
+            write::Writer,
+            write_tests::{DEPTH, Message, PATIENT, Sent, Sink, TestEncoder},
+        },
+        *,
+    };
+    use crate::outbox::Outbox;
+
+    /// An outbox that is half full, and a gate that finds it so.
+    fn crowded() -> (Arc<Outbox<Message>>, Gate) {
+        let outbox = Arc::new(Outbox::new(TestEncoder, &PATIENT));
+        for _ in 0..DEPTH.div_ceil(2) {
+            assert!(outbox.push(Message::Bytes(vec![7]), None).is_ok());
+        }
+        let mut gate = Gate::Open;
+        gate.give_way();
+        (outbox, gate)
+    }
+
+    async fn time_until_ready(gate: &mut Gate, outbox: &Outbox<Message>) -> Duration {
+        let began = Instant::now();
+        poll_fn(|cx| gate.poll(cx, Some(outbox))).await;
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_waited_for_once_for_a_second() {
+        let (outbox, mut gate) = crowded();
+        let waited = time_until_ready(&mut gate, &outbox).await;
+        assert!((HOLD_TIME..=HOLD_TIME + TICK + Duration::from_millis(10)).contains(&waited), "{waited:?}");
+        assert!(matches!(gate, Gate::GivenUp));
+        // The queue gets crowded again, and the peer has still taken nothing.
+        gate.give_way();
+        assert_eq!(time_until_ready(&mut gate, &outbox).await, Duration::ZERO);
+
+        // Once there has been room, it is waited for anew.
+        let mut writing = tokio_test::task::spawn(
+            Writer::new(Sink::taking_all(&Arc::default()), Arc::clone(&outbox), Sent::default()).run(),
+        );
+        assert!(writing.poll().is_pending());
+        assert_eq!(time_until_ready(&mut gate, &outbox).await, Duration::ZERO);
+        assert!(gate.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_a_little_now_and_then_is_waited_for() {
+        let (outbox, mut gate) = crowded();
+        let slow = Arc::clone(&outbox);
+        let taking = tokio::spawn(async move {
+            for _ in 0..10 {
+                sleep(HOLD_TIME * 9 / 10).await;
+                slow.note_progress();
+            }
+        });
+        let waited = time_until_ready(&mut gate, &outbox).await;
+        assert!(taking.is_finished() && waited >= HOLD_TIME * 10, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_message_is_let_in_when_there_is_room() {
+        let (outbox, mut gate) = crowded();
+        let sink = Sink::taking_all(&Arc::default());
+        let mut held = tokio_test::task::spawn(poll_fn(|cx| gate.poll(cx, Some(&*outbox))));
+        assert!(held.poll().is_pending());
+        advance(TICK * 3).await;
+        let mut writing = tokio_test::task::spawn(Writer::new(sink, Arc::clone(&outbox), Sent::default()).run());
+        assert!(writing.poll().is_pending());
+        assert!(held.is_woken() && held.poll().is_ready());
+        drop(held);
+        assert!(gate.is_open());
+    }
+
+    #[tokio::test]
+    async fn nobody_is_waited_for_who_gets_no_replies_or_no_more() {
+        let (outbox, mut gate) = crowded();
+        assert!(poll_fn(|cx| Poll::Ready(gate.poll(cx, None))).await.is_ready());
+        for abandons in [false, true] {
+            gate.give_way();
+            let mut held = tokio_test::task::spawn(poll_fn(|cx| gate.poll(cx, Some(&*outbox))));
+            if abandons {
+                outbox.abandon()
+            } else {
+                outbox.finish()
+            };
+            assert!(held.poll().is_ready());
+        }
+    }
+}

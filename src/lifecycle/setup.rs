@@ -37,6 +37,9 @@ use crate::{
 
 /// Dials an address and sets the connection up.
 pub(crate) async fn dial(kernel: &Arc<Kernel>, addr: SocketAddr, socket: Option<TcpSocket>) -> io::Result<()> {
+    if Handle::try_current().is_err() {
+        return Err(error::no_runtime("a dial"));
+    }
     if kernel.listener.is_at(addr) {
         return Err(error::self_connect(addr));
     }

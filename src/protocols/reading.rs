@@ -20,9 +20,19 @@ use crate::{
 /// [`MESSAGE_QUEUE_DEPTH`](Self::MESSAGE_QUEUE_DEPTH) more are read and decoded; beyond that the socket is not read, and
 /// TCP makes the peer wait. Nothing is read before the connection is live.
 ///
-/// The connection ends, with origin [`Reading`](crate::DisconnectOrigin::Reading), when the peer closes it (messages
-/// decoded before that are still processed, for at most 3 s), on a read error, on an error or a panic of the decoder, on a
-/// panic of `process_message`, or when no complete message arrives in time.
+/// The connection ends, with origin [`Reading`](crate::DisconnectOrigin::Reading), when the peer closes or resets it
+/// (messages that were decoded before are still processed, for at most 3 s), on an error or a panic of the decoder, on a
+/// panic of `process_message`, or when no complete message arrives in time. What is then left in the queue is dropped, and
+/// counted in [`Heuristics::unprocessed_messages`](crate::Heuristics::unprocessed_messages).
+///
+/// One busy connection does not hold up the others of its thread: its turn ends after 2,048 messages, or after a
+/// millisecond of decoding and processing. A single message that computes for longer than that is for you to spawn.
+///
+/// A message that you send for each message that you receive finds room. The turn ends when what `process_message` sends
+/// makes a queue half full, so that it can be written. If the queue to the message's own sender is still half full after
+/// that, the next message waits for room, until that peer has taken nothing for 1 s; so a peer that sends requests and takes
+/// no replies is held up for a second, once, and then its replies are refused with `QuotaExceeded`. Nobody is waited for
+/// because of another peer.
 ///
 /// The decoder is called as under `FramedRead`: `decode` after bytes arrived and again after each message until it yields
 /// none; at the end of the stream `decode_eof` until it yields none. It may return 10,000 messages in a row without

@@ -24,7 +24,7 @@ use crate::{
 ///
 /// A burst on a connection that is not streaming is accepted up to exactly
 /// [`MESSAGE_QUEUE_DEPTH`](Self::MESSAGE_QUEUE_DEPTH) messages. While it is streaming (the queue has been full and the
-/// writer has not come to rest since), a send that finds the queue full may encode it, on the caller's thread, into one
+/// writer has not come to rest since), and inside [`process_message`](super::Reading::process_message), a send that finds the queue full may encode it, on the caller's thread, into one
 /// batch of bytes that waits beside the one being written. What is accepted and not written is thus bounded by the depth
 /// plus two batches; a peer that does not read always ends in `QuotaExceeded`. What is less than a quarter of a batch is then
 /// left to grow until the next message, or for one turn of the writer's thread.

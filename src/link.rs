@@ -15,7 +15,7 @@ use crate::{
     outbox::{AnyOutbox, MAX_FLUSH_TIME},
     sync::Mutex,
     task::dispose,
-    transport::{Farewell, ReadHalf, WriteHalf, shut},
+    transport::{ReadHalf, WriteHalf, say_brief_farewell},
 };
 
 /// What no task owns: the halves of the stream, kept so that it stays open, and the loops that have not been started.
@@ -157,16 +157,17 @@ impl Link {
         let flush_time = self.outbox.as_ref().map_or(MAX_FLUSH_TIME, |outbox| outbox.flush_time());
         // A message that was queued before its sender has started the writer still gets it.
         let dormant = if is_flushed { self.take_write_half() } else { None };
-        if let Some(mut half) = dormant {
+        if let Some(half) = dormant {
             self.info.set_ended();
-            if shut(&mut half, flush_time).await {
-                half.leave(Farewell::Brief, flush_time).await;
-            }
+            say_brief_farewell(half, flush_time).await;
         } else if let Some(outbox) = &self.outbox
             // With everything written to a socket, the writer's farewell needs nobody to wait for it.
             && (!is_flushed || self.is_wrapped)
         {
-            self.info.tasks().wait_for(|| outbox.is_writer_gone(), flush_time).await;
+            let is_written = self.info.tasks().wait_for(|| outbox.is_writer_gone(), flush_time).await;
+            if !is_written {
+                outbox.set_overdue();
+            }
         }
     }
 
@@ -177,6 +178,8 @@ impl Link {
     /// Takes no more messages, drops those that are queued, and stops the tasks.
     pub(crate) fn stop(&self) {
         self.info.set_ended();
+        // A writer may wait for a reader that has never been started.
+        self.info.tasks().notify();
         let is_flushed = self.outbox.as_ref().is_none_or(|outbox| outbox.abandon());
         let nothing = Parts { is_stopped: true, ..Parts::default() };
         let Parts { reader, writer, on_connect, dormant, .. } = std::mem::replace(&mut *self.parts.lock(), nothing);

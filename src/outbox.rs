@@ -185,8 +185,11 @@ pub(crate) trait AnyOutbox: Any + Send + Sync {
     /// Takes no more messages and drops those that are queued; `true` if there was nothing left to write.
     fn abandon(&self) -> bool;
 
-    /// Whether there was something left to write when it was abandoned.
-    fn is_cut_short(&self) -> bool;
+    /// Tells that the peer has not taken what was left to write within the [`flush_time`](Self::flush_time).
+    fn set_overdue(&self);
+
+    /// Whether it has not.
+    fn is_overdue(&self) -> bool;
 
     /// The most time that a graceful end spends on flushing, from [`finish`](Self::finish) on; what follows a flush has the
     /// rest of it.
@@ -219,8 +222,8 @@ pub(crate) struct Outbox<M> {
     is_last_flushed: AtomicBool,
     /// Whether the peer has taken bytes. Relaxed: a reader that sees it late waits for another eighth of a second.
     has_progress: AtomicBool,
-    /// Whether there was something left to write when it was abandoned.
-    is_cut_short: AtomicBool,
+    /// Whether the peer has not taken in time what was left to write.
+    is_overdue: AtomicBool,
 }
 
 impl<M: Send + 'static> Outbox<M> {
@@ -248,7 +251,7 @@ impl<M: Send + 'static> Outbox<M> {
             is_last: AtomicBool::new(false),
             is_last_flushed: AtomicBool::new(false),
             has_progress: AtomicBool::new(false),
-            is_cut_short: AtomicBool::new(false),
+            is_overdue: AtomicBool::new(false),
         }
     }
 

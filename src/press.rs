@@ -11,7 +11,7 @@ use crate::{
     error,
     scratch::{self, Buffer},
     task::{Panicked, catch, dispose, dispose_all},
-    turn::Pace,
+    turn::{Pace, Turn},
 };
 
 /// The most bytes at which another message may still begin in a batch.
@@ -197,7 +197,8 @@ impl<M, E: Encoder<M, Error = io::Error> + Send> EncodeQueue<M> for E {
         pace: &mut Pace,
         limit: usize,
     ) -> io::Result<bool> {
-        let mut turn = pace.begin();
+        let mut turn = Turn::default();
+        pace.begin(&mut turn);
         let Batch { bytes, messages, weight, receipts, .. } = batch;
         let bytes = &mut **bytes.get_or_insert_default();
         while (*weight as usize) < limit {

@@ -133,39 +133,35 @@ pub(crate) enum WriteHalf {
     Wrapped(SharedStream),
 }
 
-/// What follows when the write side of a stream is shut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Farewell {
-    /// What lies in the receive buffer is discarded: nothing was sent that the peer could lose.
-    Brief,
-    /// Input is discarded until the peer has closed too: the system answers what comes after the close with a reset, and
-    /// then the peer loses what it has not read yet.
-    UntilPeerCloses,
+/// Ends a stream to which nothing has been written that the peer could lose: shuts the write side, in time, and discards
+/// what lies in the receive buffer, because closing a socket with unread input resets it. The reader must have been told
+/// before that nothing it reads counts any more.
+///
+/// The connection ends either way, so nothing that goes wrong here or in the other farewells matters to anybody.
+pub(crate) async fn say_brief_farewell(mut half: WriteHalf, bound: Duration) {
+    let farewell = async move {
+        if half.shutdown().await.is_ok() {
+            half.discard_what_is_there().await;
+        }
+    };
+    let _whatever_came_of_it = caught(|| timeout(bound, farewell)).await;
 }
 
-/// Shuts the write side, in time; then the peer gets all that was written, unless [`WriteHalf::leave`] is left out. `false`
-/// if it could not be shut.
-///
-/// The connection ends either way, so nothing that goes wrong here matters to anybody.
+/// Shuts the write side, in time; `false` if it could not be shut.
 pub(crate) async fn shut(half: &mut WriteHalf, bound: Duration) -> bool {
     matches!(caught(|| timeout(bound, half.shutdown())).await, Ok(Ok(Ok(()))))
+}
+
+/// Discards input until the peer has closed too, and closes: the system answers what comes after the close with a reset, and
+/// then the peer loses what it has not read yet.
+pub(crate) async fn stay_until_peer_closes(half: WriteHalf, bound: Duration) {
+    let discarding = async move { half.discard_until_end().await };
+    let _whatever_came_of_it = caught(|| timeout(bound, discarding)).await;
 }
 
 impl WriteHalf {
     pub(crate) fn is_wrapped(&self) -> bool {
         matches!(self, Self::Wrapped(_))
-    }
-
-    /// Discards input and closes: closing a socket with unread input resets it. The reader must have been told before that
-    /// nothing it reads counts any more.
-    pub(crate) async fn leave(self, farewell: Farewell, bound: Duration) {
-        let discarding = async move {
-            match farewell {
-                Farewell::Brief => self.discard_what_is_there().await,
-                Farewell::UntilPeerCloses => self.discard_until_end().await,
-            }
-        };
-        let _whatever_came_of_it = caught(|| timeout(bound, discarding)).await;
     }
 
     /// Never waits.

@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 const TURN_TIME: Duration = Duration::from_millis(1);
 
 /// The most messages between two looks at the clock. A look costs about as much as receiving one small message.
-const MAX_UNIT: u32 = 16;
+const MAX_UNIT: u32 = 64;
+
+/// For so many messages a turn takes one unit of its task's cooperation budget, of which there are 128: it ends after 2,048
+/// small messages at the latest.
+const MESSAGES_PER_BUDGET_UNIT: u32 = 16;
 
 /// How many looks at the clock a turn of slow messages has: it ends late by this share of itself at most.
 const LOOKS_PER_TURN: u32 = 16;
@@ -25,9 +29,9 @@ pub(crate) struct Pace {
 }
 
 /// One turn of a task.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Turn {
-    /// Since when it is measured: from its beginning if messages are slow, else from its first look.
+    /// Since when it is measured: from the first work if messages are slow, else from the first look.
     began: Option<Instant>,
     /// How many messages it has had since then.
     messages: u32,
@@ -49,10 +53,17 @@ impl Pace {
         self.unit as usize
     }
 
-    /// Begins a turn.
+    /// How many units of the task's cooperation budget the messages between two looks are worth.
+    pub(crate) fn budget_units(&self) -> u32 {
+        self.unit.div_ceil(MESSAGES_PER_BUDGET_UNIT)
+    }
+
+    /// There is work: begins to measure the turn if messages are slow.
     #[inline]
-    pub(crate) fn begin(&self) -> Turn {
-        Turn { began: self.is_slow().then(Instant::now), messages: 0 }
+    pub(crate) fn begin(&self, turn: &mut Turn) {
+        if self.is_slow() && turn.began.is_none() {
+            turn.began = Some(Instant::now());
+        }
     }
 
     /// Counts a message, of which some must be [due](Self::is_look_due).
@@ -113,14 +124,14 @@ mod tests {
     #[test]
     fn a_unit_grows_by_doubling_while_messages_are_quick() {
         let mut pace = Pace::new();
-        let units: Vec<_> = (0..5).map(|_| after(&mut pace, 16, Duration::from_micros(2))).collect();
-        assert_eq!(units, [2, 4, 8, 16, 16]);
+        let units: Vec<_> = (0..7).map(|_| after(&mut pace, 64, Duration::from_micros(8))).collect();
+        assert_eq!(units, [2, 4, 8, 16, 32, 64, 64]);
         assert!(!pace.is_slow());
     }
 
     #[test]
     fn a_unit_shrinks_at_once_to_a_sixteenth_of_a_turn() {
-        let mut pace = Pace { unit: 16, left: 0 };
+        let mut pace = Pace { unit: 64, left: 0 };
         assert_eq!(after(&mut pace, 16, Duration::from_micros(160)), 6);
         assert_eq!(after(&mut pace, 16, Duration::from_millis(16)), 1);
         assert_eq!(after(&mut pace, 1, Duration::from_secs(100)), 1, "one message that is slow by itself");
@@ -129,14 +140,14 @@ mod tests {
 
     #[test]
     fn a_turn_of_slow_messages_is_over_in_time_and_one_of_quick_messages_is_not() {
-        let mut pace = Pace::new();
-        let mut turn = pace.begin();
+        let (mut pace, mut turn) = (Pace::new(), Turn::default());
+        pace.begin(&mut turn);
         turn.began = turn.began.and_then(|began| began.checked_sub(TURN_TIME));
         pace.count();
         assert!(pace.is_look_due() && pace.look(&mut turn));
 
-        let mut pace = Pace { unit: 16, left: 1 };
-        let mut turn = pace.begin();
+        let (mut pace, mut turn) = (Pace { unit: 64, left: 1 }, Turn::default());
+        pace.begin(&mut turn);
         assert!(turn.began.is_none(), "quick messages are not measured from the beginning");
         pace.count();
         assert!(pace.is_look_due() && !pace.look(&mut turn));

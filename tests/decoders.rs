@@ -156,7 +156,7 @@ async fn an_error_of_the_decoder_does_not_wait_for_a_message_that_is_stuck() {
         let (subject, _peer) = processed_by::<0>(input).await;
         let began = Instant::now();
         subject.ended().await;
-        assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+        assert!(began.elapsed() >= Duration::from_millis(2_900), "{:?}", began.elapsed());
         assert_eq!(subject.processed.all(), b"aS");
     }
 }
@@ -244,7 +244,7 @@ async fn a_decoder_that_never_yields_gets_all_bytes_and_an_incomplete_end() {
 }
 
 #[tokio::test(crate = "ledger")]
-async fn an_incomplete_frame_at_the_end_does_not_wait_for_a_message_that_is_stuck() {
+async fn an_incomplete_frame_at_the_end_waits_for_a_message_that_is_stuck_as_long_as_a_clean_end_does() {
     let (subject, peer) = processed_by::<0>(b"aS.").await;
     wait_until("the message is stuck", || subject.processed.all() == b"aS").await;
     let began = Instant::now();

@@ -270,7 +270,12 @@ async fn no_stranger() {
         // Late, after the end: it reaches nobody.
         let sender = peer.clone();
         let late = tokio::spawn(async move { sender.unicast_fast(port, Bytes::from_static(b"late")) });
-        assert!(peer.node.disconnect(port).await);
+        // The peer closes in return, for which the end waits.
+        let (has_ended, _) = tokio::join!(peer.node.disconnect(port), async {
+            let _rest = stream.read_to_end(&mut Vec::new()).await;
+            drop(stream);
+        });
+        assert!(has_ended);
         let _sent_or_not = late.await.unwrap();
         assert_eq!(peer.endings(), usize::from(lives), "one ending each");
     }

@@ -87,7 +87,9 @@ where
                     return Poll::Pending;
                 }
             }
-            if self.poll_read(cx).is_pending() {
+            if self.poll_read(cx).is_ready() {
+                self.pace.begin(turn);
+            } else {
                 scratch::release(&mut self.buffer, &mut self.remainder);
                 self.release_ring();
                 ready!(self.poll_idle(cx, timer.as_mut()));

@@ -28,7 +28,7 @@ pub(crate) trait ReadStream: AsyncRead + Unpin {
 
 /// What a writer writes to.
 pub(crate) trait WriteStream: AsyncWrite + Unpin {
-    /// A part of a message has been written, and the rest will not be: the stream need not be closed gently.
+    /// The peer has not taken in time what was written: the system is not to keep it when the stream is closed.
     fn reset_when_closed(&self) {}
 }
 

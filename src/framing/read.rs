@@ -122,7 +122,7 @@ pub(crate) struct Reader<R, D: Decoder, O: Observer> {
     /// Messages in a row that consumed nothing.
     pub(super) stalls: u32,
     /// How long messages take to be decoded and processed. Where it looks at the clock, the task's cooperation budget is
-    /// asked too, of which one turn has 128 units: it ends after 2,048 messages at the latest.
+    /// asked too.
     pub(super) pace: Pace,
     /// Whether the next message may be processed.
     gate: Gate,
@@ -224,7 +224,10 @@ where
         processing: &mut Shield<'_, F>,
         process: &mut impl FnMut(D::Item) -> F,
     ) -> Poll<ReadEnd> {
-        let mut turn = self.pace.begin();
+        let mut turn = Turn::default();
+        if self.decodable || !self.queue.is_empty() {
+            self.pace.begin(&mut turn);
+        }
         if !self.gate.is_open() && processing.is_clear() && self.gate.poll(cx, self.outbox.as_deref()).is_pending() {
             return self.poll_wait(cx, timer, &mut turn);
         }
@@ -272,7 +275,9 @@ where
                 self.gate.give_way();
             }
             if self.pace.is_look_due() {
-                ready!(coop::poll_proceed(cx)).made_progress();
+                for _ in 0..self.pace.budget_units() {
+                    ready!(coop::poll_proceed(cx)).made_progress();
+                }
                 if self.pace.look(&mut turn) {
                     return poll_yield(cx);
                 }

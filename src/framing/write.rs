@@ -254,11 +254,9 @@ where
 }
 
 impl<W: WriteStream, M: Send + 'static, O> Drop for Writer<W, M, O> {
-    /// Dropped while it writes: whoever stops it has waited for the peer long enough.
+    /// Whoever stops it may have waited for the peer long enough.
     fn drop(&mut self) {
-        if let Some(half) = &self.half
-            && (!self.is_flushed || self.outbox.get().is_cut_short())
-        {
+        if let Some(half) = self.half.as_ref().filter(|_| self.outbox.get().is_overdue()) {
             half.reset_when_closed();
         }
     }

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures_util::future::BoxFuture;
@@ -33,7 +33,7 @@ use crate::{
     registry::Teardown,
     scope::{self, Inheriting, Scope, Scoped},
     task::{Panicked, bound, catch, caught, dispose, poll_once, within},
-    transport::{Farewell, WriteHalf, shut},
+    transport::{WriteHalf, say_brief_farewell, shut, stay_until_peer_closes},
 };
 
 /// A task of a connection: runs its loop, and then what follows from the end of it.
@@ -148,18 +148,21 @@ pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link:
 async fn say_farewell(mut half: WriteHalf, presence: WriterPresence, link: Ender) {
     // The reader uses nothing more: what the farewell discards would be missing in it.
     link.info.set_ended();
+    if !link.info.stats().has_sent() {
+        return say_brief_farewell(half, presence.get().time_left()).await;
+    }
     let is_shut = shut(&mut half, presence.get().time_left()).await;
     let time_left = presence.get().time_left();
     // Whoever ends the connection waits for what was queued to be written, and not for the rest.
     drop(presence);
     link.info.tasks().notify();
     if is_shut {
-        leave(half, time_left, &link.info).await;
+        stay_until_peer_closes(half, time_left).await;
     }
 }
 
 /// What a writer does whose batch could not be encoded or written.
-async fn after_failed_write(failed: FailedWrite, half: WriteHalf, presence: WriterPresence, link: Ender) {
+async fn after_failed_write(failed: FailedWrite, mut half: WriteHalf, presence: WriterPresence, link: Ender) {
     report_cause(&failed.cause, &link);
     // From here on a send is refused, whoever ends the connection.
     presence.get().finish();
@@ -194,7 +197,10 @@ async fn after_failed_write(failed: FailedWrite, half: WriteHalf, presence: Writ
             drop(presence);
             end_claimed(claim, failed, &link).await;
             link.info.set_ended();
-            part(half, flush_time, &link.info).await;
+            let began = Instant::now();
+            if shut(&mut half, flush_time).await {
+                stay_until_peer_closes(half, flush_time.saturating_sub(began.elapsed())).await;
+            }
         }
     }
 }
@@ -227,19 +233,6 @@ fn report_cause(cause: &WriteError, link: &Ender) {
             debug!(parent: link.info.span(), error = describe(&cause.to_error()), "could not write")
         }
     }
-}
-
-/// Shuts the write side, and stays until the peer has closed the connection too, if it could lose anything.
-async fn part(mut half: WriteHalf, bound: Duration, info: &ConnectionInfo) {
-    let began = Instant::now();
-    if shut(&mut half, bound).await {
-        leave(half, bound.saturating_sub(began.elapsed()), info).await;
-    }
-}
-
-async fn leave(half: WriteHalf, bound: Duration, info: &ConnectionInfo) {
-    let farewell = if info.stats().has_sent() { Farewell::UntilPeerCloses } else { Farewell::Brief };
-    half.leave(farewell, bound).await;
 }
 
 pub(super) fn after_on_connect(result: Result<(), Panicked>, link: Ender) -> BoxFuture<'static, ()> {

@@ -61,9 +61,6 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
         let is_flushed = state.is_flushed(&self.is_last_flushed);
         self.is_last.store(false, Ordering::Release);
         state.intake = Intake::Abandoned;
-        if !is_flushed {
-            self.is_cut_short.store(true, Ordering::Release);
-        }
         let queue = std::mem::take(&mut state.queue);
         let press = state.press.take();
         let waiting = state.awaits_room.take();
@@ -87,8 +84,12 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
         finished_at.map_or(Duration::ZERO, |at| self.flush_time().saturating_sub(at.elapsed()))
     }
 
-    fn is_cut_short(&self) -> bool {
-        self.is_cut_short.load(Ordering::Acquire)
+    fn set_overdue(&self) {
+        self.is_overdue.store(true, Ordering::Release);
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.is_overdue.load(Ordering::Acquire)
     }
 
     fn is_writer_gone(&self) -> bool {

@@ -79,8 +79,8 @@ impl<M: Send + 'static> Outbox<M> {
             let is_reply =
                 is_parked && item.as_ref().is_some_and(|item| item.receipt.is_none()) && self.is_answered_here();
             Self::append(&mut state.queue, item);
-            if taken + 1 == self.half_depth() || taken + 1 == self.settings.depth {
-                replies::signal_crowded();
+            if (taken + 1) * 2 >= self.settings.depth {
+                self.signal_edge(taken + 1);
             }
             let placed = match state.writer {
                 _ if is_reply => {
@@ -118,6 +118,14 @@ impl<M: Send + 'static> Outbox<M> {
             return Placed::RefusedAndAwaited;
         }
         Placed::Refused(PushError::Full)
+    }
+
+    /// Tells that the queue has become half full, or full.
+    #[inline(never)]
+    fn signal_edge(&self, taken: usize) {
+        if taken == self.half_depth() || taken == self.settings.depth {
+            replies::signal_crowded();
+        }
     }
 
     #[inline]

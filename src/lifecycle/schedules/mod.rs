@@ -13,6 +13,7 @@
 //! failure has printed.
 
 use std::{
+    cell::Cell,
     env,
     sync::{
         Arc,
@@ -29,6 +30,7 @@ use shuttle::{
 use tokio::runtime::{Builder, Runtime};
 
 mod endings;
+mod holding;
 mod limits;
 mod replies;
 mod sending;
@@ -120,9 +122,26 @@ fn run(name: &'static str, scheduler: impl Scheduler + 'static, scene: fn()) -> 
     began.elapsed()
 }
 
-/// Lets the runtime drop what has been aborted.
+thread_local! {
+    /// Whether the runtime is being driven: what it polls may give way to another of shuttle's threads, all of which are one
+    /// thread of the OS.
+    static IS_DRIVEN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets the runtime drop what has been aborted, and poll what has been spawned, unless somebody does already.
 fn drive() {
-    RUNTIME.with(|runtime| runtime.block_on(tokio::task::yield_now()));
+    struct Driving;
+
+    impl Drop for Driving {
+        fn drop(&mut self) {
+            IS_DRIVEN.set(false);
+        }
+    }
+
+    if !IS_DRIVEN.replace(true) {
+        let _driving = Driving;
+        RUNTIME.with(|runtime| runtime.block_on(tokio::task::yield_now()));
+    }
 }
 
 /// A number below the bound; another one in each schedule.

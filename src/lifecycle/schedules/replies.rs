@@ -39,7 +39,7 @@ fn replies_are_lost_by_no_end_and_overtake_nothing() {
                 let (mut sent, mut is_closed) = (Vec::new(), false);
                 let mut numbers = (0..4 + below(3) as u8).peekable();
                 while numbers.peek().is_some() && !is_closed {
-                    let answering = Answering::begin(Some(outbox));
+                    let answering = Answering::begin(Some(outbox), false);
                     for number in numbers.by_ref().take(1 + below(3)) {
                         // Most without a receipt, so that several are written together.
                         let outcome = match below(4) {
@@ -53,7 +53,7 @@ fn replies_are_lost_by_no_end_and_overtake_nothing() {
                         }
                         give_way();
                     }
-                    let has_replies = answering.take_replies();
+                    let has_replies = answering.take_signals().has_replies;
                     drop(answering);
                     if has_replies && below(4) == 0 {
                         outbox.hand_over_replies();

@@ -129,16 +129,25 @@ impl Stage {
 
     /// A link with a made-up stream and without hooks.
     pub(super) fn link(&self, addr: SocketAddr, peer: &Peer) -> Arc<Link> {
+        self.link_with(addr, peer, None)
+    }
+
+    /// The same with a reader that is not started: what it does is up to the scene.
+    pub(super) fn link_with_reader(&self, addr: SocketAddr, peer: &Peer) -> Arc<Link> {
+        self.link_with(addr, peer, Some(Box::pin(pending())))
+    }
+
+    fn link_with(&self, addr: SocketAddr, peer: &Peer, reader: Option<BoxFuture<'static, ReadEnd>>) -> Arc<Link> {
         let kernel = &self.kernel;
         let info = ConnectionInfo::new(addr, ConnectionSide::Responder, Span::none());
         let outbox = Arc::new(Outbox::<Message>::new(PairEncoder::new(&self.encoded_by_senders), &SETTINGS));
         let (queue, meter) = (Arc::clone(&outbox), Meter::new(Arc::clone(&kernel.traffic), info.clone()));
         let run = Box::new(move |half| Box::pin(Writer::new(half, queue, meter).run()) as _);
-        let writer = Some(DormantWriter { run, runtime: Handle::current() });
+        let writer = Some(DormantWriter { run });
         let write = Transport::from_stream(peer.stream()).split().map(|(_, write)| write);
-        let dormant = Dormant { read: None, write, reader: None, writer };
+        let dormant = Dormant { read: None, write, reader, writer };
         // Only of a wrapped stream is the farewell of a writer that has nothing to write waited for.
-        Arc::new(Link::new(info, Some(outbox), below(2) == 0, dormant))
+        Arc::new(Link::new(info, Some(outbox), below(2) == 0, Handle::current(), dormant))
     }
 
     /// What `go_live` does.
@@ -196,7 +205,8 @@ impl Stage {
 
     fn start_writer(&self, link: &Arc<Link>) {
         let kernel = &self.kernel;
-        link.start_writer(|half, DormantWriter { run, .. }| {
+        let _starting = (kernel.tasks.present(), link.info().tasks().present());
+        link.start_writer(|half, DormantWriter { run }| {
             self.writers.fetch_add(1, Ordering::Relaxed);
             kernel.tasks.enter();
             link.info().tasks().enter();

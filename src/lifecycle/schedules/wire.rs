@@ -203,7 +203,8 @@ impl AsyncWrite for Wire {
 }
 
 impl AsyncRead for Wire {
+    /// The peer sends nothing, and closes in return.
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Poll::Pending
+        if self.0.tape().is_shut { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }

@@ -90,11 +90,19 @@ impl Kernel {
     /// not its successor.
     #[inline]
     pub(crate) fn connection_at(&self, addr: SocketAddr) -> Option<Arc<Link>> {
-        let link = self.registry.get(addr)?;
-        match scope::connection_with(self.identity(), addr) {
-            Some(own) if own != link.info().identity() => None,
-            _ => Some(link),
-        }
+        self.visit_connection_at(addr, Arc::clone)
+    }
+
+    /// Tells whether an address means a connection to the caller.
+    pub(crate) fn is_connected(&self, addr: SocketAddr) -> bool {
+        self.visit_connection_at(addr, |_| ()).is_some()
+    }
+
+    #[inline]
+    fn visit_connection_at<R>(&self, addr: SocketAddr, visitor: impl FnOnce(&Arc<Link>) -> R) -> Option<R> {
+        let own = scope::connection_with(self.identity(), addr);
+        let is_meant = |link: &Link| own.is_none_or(|own| own == link.info().identity());
+        self.registry.visit(addr, |link| is_meant(link).then(|| visitor(link))).flatten()
     }
 
     /// Queues a message for one peer.

@@ -131,8 +131,10 @@ impl Node {
     }
 
     /// Tells whether there is a live connection with the address, or one that is being ended.
+    ///
+    /// Inside a hook of a connection its own address means that connection, and no successor at the same address.
     pub fn is_connected(&self, addr: SocketAddr) -> bool {
-        self.0.registry.is_connected(addr)
+        self.0.is_connected(addr)
     }
 
     /// Tells whether a connection with the address is being set up.
@@ -151,8 +153,10 @@ impl Node {
     }
 
     /// Returns the facts about the live connection with an address.
+    ///
+    /// Inside a hook of a connection its own address means that connection, and no successor at the same address.
     pub fn connection_info(&self, addr: SocketAddr) -> Option<ConnectionInfo> {
-        self.0.registry.get(addr).map(|link| link.info().clone())
+        self.0.connection_at(addr).map(|link| link.info().clone())
     }
 
     /// Returns the facts about all live connections.

@@ -229,10 +229,6 @@ impl<C> Registry<C> {
         all
     }
 
-    pub(crate) fn is_connected(&self, addr: SocketAddr) -> bool {
-        matches!(self.state.lock().slots.get(&addr), Some(Slot::Live(_) | Slot::Closing(_)))
-    }
-
     pub(crate) fn is_connecting(&self, addr: SocketAddr) -> bool {
         matches!(self.state.lock().slots.get(&addr), Some(Slot::Connecting(_)))
     }

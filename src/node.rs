@@ -60,7 +60,8 @@ impl Node {
     /// is off.
     ///
     /// The socket has `SO_REUSEADDR`. When switching off has returned, the socket is closed: a dial is refused, and the
-    /// port can be bound again. Connections that were accepted before are still set up.
+    /// port can be bound again. Connections that were accepted before are still set up. A socket that the system has
+    /// revoked counts as off.
     ///
     /// # Errors
     /// - `AddrNotAvailable`: there is no [`Config::listener_addr`].
@@ -69,15 +70,16 @@ impl Node {
     /// - what the OS says to the binding of the socket.
     ///
     /// # Cancel safety
-    /// Switching on happens wholly or not at all. Switching off happens once it has begun; the next call waits for it.
+    /// Nothing happens before the first poll, and everything in it.
+    #[expect(clippy::unused_async, reason = "the API line has it async")]
     pub async fn toggle_listener(&self) -> io::Result<Option<SocketAddr>> {
-        self.0.listener.toggle(&self.0).await
+        self.0.listener.toggle(&self.0)
     }
 
     /// Returns the address that the node listens at.
     ///
     /// # Errors
-    /// `AddrNotAvailable`: the node is not listening.
+    /// `AddrNotAvailable`: the node is not listening, or the system has revoked the socket that it listened with.
     #[expect(clippy::unused_async, reason = "the API line has it async")]
     pub async fn listening_addr(&self) -> io::Result<SocketAddr> {
         self.0.listener.addr().ok_or_else(error::not_listening)
@@ -169,8 +171,10 @@ impl Node {
     ///
     /// When it returns, none of the node's tasks runs (except for an `on_connect` that is not abortable), none of its
     /// sockets is open, and the last `Node` frees the rest. Only a `connect` that is still held keeps its socket until its
-    /// next poll, which fails, or its drop. It takes at most `OnDisconnect::TIMEOUT_MS`, a second for flushing and a second
-    /// for tasks to be dropped. Concurrent calls all wait for the same end.
+    /// next poll, which fails, or its drop, and tasks on a runtime that nobody drives keep theirs; the listening socket is
+    /// closed whoever drives what. It takes at most `OnDisconnect::TIMEOUT_MS`, a second for flushing and a second
+    /// for tasks to be dropped. Where that timeout is `u64::MAX`, it waits without a bound for the hooks that this call
+    /// began, and for those that others began at most 3 seconds. Concurrent calls all wait for the same end.
     ///
     /// From inside one of the node's hooks it closes the node, leaves the rest to a task, and returns; another call, from
     /// outside, waits for that task's work.

@@ -13,15 +13,11 @@
 //! releases the slot, however the code that held it ended. Nothing else does, except for the end of the whole registry:
 //! whoever holds a guard then may never be polled again.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use tokio::sync::Notify;
 
-use crate::{addr_hash::AddrHash, connection::DisconnectOrigin, sync::Mutex};
+use crate::{addr_hash::AddrHash, connection::DisconnectOrigin, host::Host, sync::Mutex};
 
 /// Why an address gets no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +27,7 @@ pub(crate) enum Refusal {
     /// The address has a slot.
     Occupied,
     /// The limit for this IP address is used up.
-    IpLimit(IpAddr),
+    IpLimit(Host),
     /// The limit of the node is used up.
     NodeLimit,
 }
@@ -41,7 +37,7 @@ pub(crate) enum Refusal {
 pub(crate) struct SlotLimits {
     /// In all.
     pub(crate) node: u16,
-    /// With one IP address, in its IPv4 form if it has one.
+    /// With one IP address.
     pub(crate) per_ip: u16,
 }
 
@@ -72,7 +68,7 @@ struct State<C> {
     /// Every address that is not vacant.
     slots: HashMap<SocketAddr, Slot<C>, AddrHash>,
     /// How many slots each IP address has; none is 0.
-    per_ip: HashMap<IpAddr, u16, AddrHash>,
+    per_ip: HashMap<Host, u16, AddrHash>,
     /// How many slots there are of each kind.
     counts: Counts,
     /// The number of the next reservation.
@@ -115,7 +111,7 @@ impl<C> Registry<C> {
 
     /// Takes a slot for a connection that is to be set up.
     pub(crate) fn reserve(self: &Arc<Self>, addr: SocketAddr) -> Result<Reservation<C>, Refusal> {
-        let ip = addr.ip().to_canonical();
+        let ip = Host::of(addr);
         let mut state = self.state.lock();
         if state.closed {
             return Err(Refusal::Closed);
@@ -202,11 +198,6 @@ impl<C> Registry<C> {
         slots.into_values().filter_map(connection).collect()
     }
 
-    /// Returns the live or closing connection at the address.
-    pub(crate) fn get(&self, addr: SocketAddr) -> Option<Arc<C>> {
-        self.visit(addr, Arc::clone)
-    }
-
     /// Runs a few instructions on the live or closing connection at the address: under the lock, so neither code of users
     /// nor anything that waits for more than the lock of an outbox.
     #[inline]
@@ -280,7 +271,7 @@ impl<C> Registry<C> {
         assert_eq!(state.counts, Counts { pending, live: state.slots.len() - pending });
         let mut per_ip = HashMap::<_, _, AddrHash>::default();
         for addr in state.slots.keys() {
-            *per_ip.entry(addr.ip().to_canonical()).or_insert(0_u16) += 1;
+            *per_ip.entry(Host::of(*addr)).or_insert(0_u16) += 1;
         }
         assert_eq!(per_ip, state.per_ip);
         assert!(state.slots.len() <= usize::from(self.limits.node));
@@ -289,8 +280,8 @@ impl<C> Registry<C> {
 }
 
 /// Takes one slot off the account of the address's IP.
-fn discharge(per_ip: &mut HashMap<IpAddr, u16, AddrHash>, addr: SocketAddr) {
-    let ip = addr.ip().to_canonical();
+fn discharge(per_ip: &mut HashMap<Host, u16, AddrHash>, addr: SocketAddr) {
+    let ip = Host::of(addr);
     if let Some(count) = per_ip.get_mut(&ip) {
         *count -= 1;
         if *count == 0 {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::{SocketAddr, SocketAddrV6},
     sync::Arc,
 };
 
@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use super::input::Input;
 use crate::{
     connection::DisconnectOrigin,
+    host::Host,
     registry::{Counts, Refusal, Registry, Reservation, SlotLimits, Teardown},
 };
 
@@ -36,12 +37,12 @@ struct Model {
 }
 
 impl Model {
-    fn of_ip(&self, ip: IpAddr) -> usize {
-        self.slots.keys().filter(|other| other.ip().to_canonical() == ip).count()
+    fn of_ip(&self, ip: Host) -> usize {
+        self.slots.keys().filter(|other| Host::of(**other) == ip).count()
     }
 
     fn refusal(&self, addr: SocketAddr) -> Option<Refusal> {
-        let ip = addr.ip().to_canonical();
+        let ip = Host::of(addr);
         if self.closed {
             Some(Refusal::Closed)
         } else if self.slots.contains_key(&addr) {
@@ -123,15 +124,24 @@ pub fn check_registry(bytes: &[u8]) {
     assert!(registry.upgrade().is_none(), "a registry without guards is gone");
 }
 
-fn ips() -> [IpAddr; 4] {
-    let mapped = [0, 0, 0, 0, 0, 0xffff, 0x0a00, 0x0001];
-    [[10, 0, 0, 1].into(), [10, 0, 0, 2].into(), mapped.into(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()]
+/// An address with any port: of two IPv4 hosts, one of them in both forms, and of one link-local address on two links.
+fn addr_of(host: usize, port: u16) -> SocketAddr {
+    let ip: [u16; 8] = match host {
+        0 => return ([10, 0, 0, 1], port).into(),
+        1 => return ([10, 0, 0, 2], port).into(),
+        2 => [0, 0, 0, 0, 0, 0xffff, 0x0a00, 0x0001],
+        _ => [0xfe80, 0, 0, 0, 0, 0, 0, 1],
+    };
+    let scope = if host < 3 { 0 } else { host as u32 };
+    SocketAddrV6::new(ip.into(), port, 0, scope).into()
 }
+
+const HOSTS: usize = 5;
 
 impl Walk<'_> {
     fn addr(&mut self) -> SocketAddr {
-        let choice = self.input.below(12);
-        SocketAddr::new(ips()[choice / 3], 1 + (choice % 3) as u16)
+        let choice = self.input.below(3 * HOSTS);
+        addr_of(choice / 3, 1 + (choice % 3) as u16)
     }
 
     fn step(&mut self) {
@@ -266,18 +276,18 @@ impl Walk<'_> {
 
     /// Takes every slot that is left, to see that it is neither one more nor one less than the limits say.
     fn probe(&self) {
-        for ip in ips() {
-            let canonical = ip.to_canonical();
-            let left_of_ip = usize::from(self.model.limits.per_ip) - self.model.of_ip(canonical);
+        for host in 0..HOSTS {
+            let ip = Host::of(addr_of(host, 1));
+            let left_of_ip = usize::from(self.model.limits.per_ip) - self.model.of_ip(ip);
             let left = usize::from(self.model.limits.node) - self.model.slots.len();
             let refusal = match () {
                 () if self.model.closed => Refusal::Closed,
-                () if left_of_ip <= left => Refusal::IpLimit(canonical),
+                () if left_of_ip <= left => Refusal::IpLimit(ip),
                 () => Refusal::NodeLimit,
             };
             let mut probes = Vec::new();
             let refused = loop {
-                match self.registry.reserve(SocketAddr::new(ip, PROBE_PORT + probes.len() as u16)) {
+                match self.registry.reserve(addr_of(host, PROBE_PORT + probes.len() as u16)) {
                     Ok(probe) => probes.push(probe),
                     Err(refusal) => break refusal,
                 }
@@ -301,13 +311,13 @@ impl Walk<'_> {
         };
         let expected: Vec<_> = self.model.slots.iter().filter_map(connected).collect();
         assert_eq!(listed, expected);
-        for addr in ips().into_iter().flat_map(|ip| (1..=3).map(move |port| SocketAddr::new(ip, port))) {
+        for addr in (0..HOSTS).flat_map(|host| (1..=3).map(move |port| addr_of(host, port))) {
             let phase = self.model.slots.get(&addr);
             let is_connecting = phase == Some(&Phase::Connecting);
             assert_eq!(self.registry.is_connecting(addr), is_connecting);
             assert_eq!(self.registry.check_dial(addr), self.model.check_dial(addr));
             let number = expected.iter().find(|(other, _)| *other == addr).map(|(_, number)| *number);
-            assert_eq!(self.registry.get(addr).map(|fake| fake.0), number);
+            assert_eq!(self.registry.visit(addr, |fake| fake.0), number);
         }
         self.check_owners();
     }

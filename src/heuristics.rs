@@ -42,7 +42,8 @@ impl Heuristics {
         self.connect_budget_rejections.value()
     }
 
-    /// Returns how many accepted connections were refused by a limit or as duplicates (not those refused by a shutdown).
+    /// Returns how many accepted connections were refused by a limit or as duplicates (not those refused by a shutdown), also
+    /// after they had waited for the end of a former connection.
     pub fn inbound_connections_rejected(&self) -> u64 {
         self.inbound_connections_rejected.value()
     }

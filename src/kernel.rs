@@ -15,6 +15,7 @@ use tracing::{Span, error_span};
 
 use crate::{
     config::Config,
+    connection::ConnectionInfo,
     error,
     heuristics::Heuristics,
     hooks::Hooks,
@@ -65,12 +66,19 @@ impl Kernel {
         let config = config.validated();
         let name = config.name.clone().unwrap_or_else(|| NEXT_NAME.fetch_add(1, Ordering::Relaxed).to_string());
         let limits = SlotLimits { node: config.max_connections, per_ip: config.max_connections_per_ip };
+        let registry = Arc::new(Registry::<Link>::new(limits));
+        let connections = Arc::downgrade(&registry);
+        let end_of_stream = move |info: &ConnectionInfo| {
+            if let Some(connections) = connections.upgrade() {
+                connections.end_of_stream(info.addr(), |link| link.info().is_same(info));
+            }
+        };
         Self {
             span: error_span!("node", name),
             name,
-            traffic: Arc::default(),
+            traffic: Arc::new(NodeTraffic::new(end_of_stream)),
             heuristics: Heuristics::default(),
-            registry: Arc::new(Registry::new(limits)),
+            registry,
             setups: Arc::new(Semaphore::new(usize::from(config.max_connecting))),
             hooks: Hooks::default(),
             listener: Listener::default(),

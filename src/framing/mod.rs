@@ -32,6 +32,9 @@ pub(crate) trait Observer: Send {
     /// Complete messages were decoded, none of which has been processed yet.
     fn received(&self, messages: usize, bytes: usize);
 
+    /// The peer has closed its side; what it has sent may not be decoded yet.
+    fn end_of_stream(&self) {}
+
     /// Complete messages were discarded because the queue was full.
     fn dropped(&self, messages: usize);
 

@@ -291,7 +291,10 @@ where
         match ready!(poll_read_buf(Pin::new(&mut self.half), cx, buffer)) {
             // Asked after the read: the end of a connection discards input only when it has said that it is the end.
             Ok(_) if self.observer.has_ended() => self.end = Some(Box::new(ReadEnd::Stopped)),
-            Ok(0) => self.eof = true,
+            Ok(0) => {
+                self.eof = true;
+                self.observer.end_of_stream();
+            }
             Ok(_) => self.stalls = 0,
             Err(error) => self.end = Some(Box::new(ReadEnd::Failed(error))),
         }

@@ -27,7 +27,9 @@ pub struct Config {
     /// The most connections at any instant, those being set up included. Default: 100. Must not be 0.
     pub max_connections: u16,
     /// The most connections with one IP address at any instant, those being set up included; an IPv4-mapped IPv6 address
-    /// counts as its IPv4 address. Default: 1; with feature `test`: 100. Must not be 0.
+    /// counts as its IPv4 address, and a link-local address is another one on each interface. An accepted connection
+    /// beyond it is closed; one of each IP address first waits for up to a second if a former connection is ending.
+    /// Default: 1; with feature `test`: 100. Must not be 0.
     pub max_connections_per_ip: u16,
     /// The most connection setups in flight, inbound and outbound together; lowered to `max_connections` where it is
     /// larger. Default: 100. Must not be 0.

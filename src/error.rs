@@ -4,10 +4,13 @@ use std::{
     error::Error,
     fmt,
     io::{self, ErrorKind},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
 };
 
-use crate::task::{Panicked, catch};
+use crate::{
+    host::Host,
+    task::{Panicked, catch},
+};
 
 /// The payload of the errors that calls return because their node is shutting down, or has shut down.
 ///
@@ -82,7 +85,7 @@ pub(crate) fn already_exists(addr: SocketAddr) -> io::Error {
     )
 }
 
-pub(crate) fn ip_limit(addr: SocketAddr, ip: IpAddr, limit: u16) -> io::Error {
+pub(crate) fn ip_limit(addr: SocketAddr, ip: Host, limit: u16) -> io::Error {
     let message = format!("{addr} would exceed Config::max_connections_per_ip, which is {limit}, for {ip}");
     new(ErrorKind::QuotaExceeded, message)
 }

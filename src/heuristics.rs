@@ -48,15 +48,17 @@ impl Heuristics {
         self.connect_budget_rejections.value()
     }
 
-    /// Returns how many accepted connections were refused by a limit or as duplicates (not those refused by a shutdown).
+    /// Returns how many accepted connections were refused by a limit or as duplicates (not those refused by a shutdown), also
+    /// after they had waited for the end of a former connection.
     pub fn inbound_connections_rejected(&self) -> u64 {
         self.inbound_connections_rejected.value()
     }
 
-    /// Returns how many calls to accept failed for want of resources of our own, such as file descriptors.
+    /// Returns how many errors made the accept loop pause for a moment, or end.
     ///
-    /// Connections that the peer aborted before they were accepted do not count. Each of these errors makes the accept
-    /// loop pause for a moment.
+    /// Want of resources of our own, such as file descriptors, counts each time. A connection that the peer aborted before it
+    /// was accepted does not count, but each sixteenth in a row does. Of a listening socket that the system has revoked,
+    /// the errors count by which that was noticed, three at most; the node is not listening from then on.
     pub fn accept_errors(&self) -> u64 {
         self.accept_errors.value()
     }

@@ -15,6 +15,7 @@ use tracing::{Span, error_span};
 
 use crate::{
     config::Config,
+    connection::ConnectionInfo,
     error,
     heuristics::Heuristics,
     hooks::Hooks,
@@ -63,11 +64,18 @@ impl Kernel {
         let config = config.validated();
         let name = config.name.clone().unwrap_or_else(|| NEXT_NAME.fetch_add(1, Ordering::Relaxed).to_string());
         let limits = SlotLimits { node: config.max_connections, per_ip: config.max_connections_per_ip };
+        let registry = Arc::new(Registry::<Link>::new(limits));
+        let connections = Arc::downgrade(&registry);
+        let end_of_stream = move |info: &ConnectionInfo| {
+            if let Some(connections) = connections.upgrade() {
+                connections.end_of_stream(info.addr(), |link| link.info().is_same(info));
+            }
+        };
         Self {
             span: error_span!("node", name),
             name,
-            traffic: Arc::default(),
-            registry: Arc::new(Registry::new(limits)),
+            traffic: Arc::new(NodeTraffic::new(end_of_stream)),
+            registry,
             setups: Arc::new(Semaphore::new(usize::from(config.max_connecting))),
             hooks: Hooks::default(),
             listener: Listener::default(),
@@ -92,11 +100,19 @@ impl Kernel {
     /// not its successor.
     #[inline]
     pub(crate) fn connection_at(&self, addr: SocketAddr) -> Option<Arc<Link>> {
-        let link = self.registry.get(addr)?;
-        match scope::connection_with(self.identity(), addr) {
-            Some(own) if own != link.info().identity() => None,
-            _ => Some(link),
-        }
+        self.visit_connection_at(addr, Arc::clone)
+    }
+
+    /// Tells whether an address means a connection to the caller.
+    pub(crate) fn is_connected(&self, addr: SocketAddr) -> bool {
+        self.visit_connection_at(addr, |_| ()).is_some()
+    }
+
+    #[inline]
+    fn visit_connection_at<R>(&self, addr: SocketAddr, visitor: impl FnOnce(&Arc<Link>) -> R) -> Option<R> {
+        let own = scope::connection_with(self.identity(), addr);
+        let is_meant = |link: &Link| own.is_none_or(|own| own == link.info().identity());
+        self.registry.visit(addr, |link| is_meant(link).then(|| visitor(link))).flatten()
     }
 
     /// Queues a message for one peer.

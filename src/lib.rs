@@ -109,6 +109,7 @@ pub mod fuzzing;
 pub mod guide;
 mod heuristics;
 mod hooks;
+mod host;
 mod kernel;
 mod lifecycle;
 mod link;

@@ -10,8 +10,7 @@ use tracing::warn;
 
 use crate::{connection::ConnectionInfo, framing::Observer, heuristics::Heuristics, stats::Stats};
 
-/// The counters of a node, and what its connections share to keep its log short.
-#[derive(Debug, Default)]
+/// The counters of a node, and what its connections share to keep its log short, and to tell it of their ends.
 pub(crate) struct NodeTraffic {
     /// Of all connections together.
     pub(crate) stats: Stats,
@@ -19,6 +18,19 @@ pub(crate) struct NodeTraffic {
     pub(crate) heuristics: Heuristics,
     /// Held for a few instructions.
     drops: Mutex<Drops>,
+    /// Told of each connection whose peer has closed its side.
+    end_of_stream: Box<dyn Fn(&ConnectionInfo) + Send + Sync>,
+}
+
+impl NodeTraffic {
+    pub(crate) fn new(end_of_stream: impl Fn(&ConnectionInfo) + Send + Sync + 'static) -> Self {
+        Self {
+            stats: Stats::default(),
+            heuristics: Heuristics::default(),
+            drops: Mutex::default(),
+            end_of_stream: Box::new(end_of_stream),
+        }
+    }
 }
 
 /// Messages that were dropped because a queue was full.
@@ -70,6 +82,10 @@ impl Observer for Meter {
 
     fn unprocessed(&self, messages: usize) {
         self.node.heuristics.unprocessed_messages.add(messages);
+    }
+
+    fn end_of_stream(&self) {
+        (self.node.end_of_stream)(&self.info);
     }
 
     fn dropped(&self, messages: usize) {

@@ -60,7 +60,8 @@ impl Node {
     /// is off.
     ///
     /// The socket has `SO_REUSEADDR`. When switching off has returned, the socket is closed: a dial is refused, and the
-    /// port can be bound again. Connections that were accepted before are still set up.
+    /// port can be bound again. Connections that were accepted before are still set up. A socket that the system has
+    /// revoked counts as off.
     ///
     /// # Errors
     /// - `AddrNotAvailable`: there is no [`Config::listener_addr`].
@@ -69,15 +70,16 @@ impl Node {
     /// - what the OS says to the binding of the socket.
     ///
     /// # Cancel safety
-    /// Switching on happens wholly or not at all. Switching off happens once it has begun; the next call waits for it.
+    /// Nothing happens before the first poll, and everything in it.
+    #[expect(clippy::unused_async, reason = "the API line has it async")]
     pub async fn toggle_listener(&self) -> io::Result<Option<SocketAddr>> {
-        self.0.listener.toggle(&self.0).await
+        self.0.listener.toggle(&self.0)
     }
 
     /// Returns the address that the node listens at.
     ///
     /// # Errors
-    /// `AddrNotAvailable`: the node is not listening.
+    /// `AddrNotAvailable`: the node is not listening, or the system has revoked the socket that it listened with.
     #[expect(clippy::unused_async, reason = "the API line has it async")]
     pub async fn listening_addr(&self) -> io::Result<SocketAddr> {
         self.0.listener.addr().ok_or_else(error::not_listening)
@@ -135,8 +137,10 @@ impl Node {
     }
 
     /// Tells whether there is a live connection with the address, or one that is being ended.
+    ///
+    /// Inside a hook of a connection its own address means that connection, and no successor at the same address.
     pub fn is_connected(&self, addr: SocketAddr) -> bool {
-        self.0.registry.is_connected(addr)
+        self.0.is_connected(addr)
     }
 
     /// Tells whether a connection with the address is being set up.
@@ -155,8 +159,10 @@ impl Node {
     }
 
     /// Returns the facts about the live connection with an address.
+    ///
+    /// Inside a hook of a connection its own address means that connection, and no successor at the same address.
     pub fn connection_info(&self, addr: SocketAddr) -> Option<ConnectionInfo> {
-        self.0.registry.get(addr).map(|link| link.info().clone())
+        self.0.connection_at(addr).map(|link| link.info().clone())
     }
 
     /// Returns the facts about all live connections.
@@ -169,8 +175,13 @@ impl Node {
     ///
     /// When it returns, none of the node's tasks runs (except for an `on_connect` that is not abortable), none of its
     /// sockets is open, and the last `Node` frees the rest. Only a `connect` that is still held keeps its socket until its
-    /// next poll, which fails, or its drop. It takes at most `OnDisconnect::TIMEOUT_MS`, a second for flushing and a second
-    /// for tasks to be dropped. Concurrent calls all wait for the same end.
+    /// next poll, which fails, or its drop, and tasks on a runtime that nobody drives keep theirs; the listening socket is
+    /// closed whoever drives what. It takes at most `OnDisconnect::TIMEOUT_MS`, a second for flushing and a second
+    /// for tasks to be dropped. Where that timeout is `u64::MAX`, it waits without a bound for the hooks that this call
+    /// began, and for those that others began at most 3 seconds. Concurrent calls all wait for the same end.
+    ///
+    /// Outside of a tokio runtime its timers are those of a connection's runtime that is driven. If there is none, nothing is
+    /// flushed or waited for, and each `on_disconnect` is begun and dropped at its first await.
     ///
     /// From inside one of the node's hooks it closes the node, leaves the rest to a task, and returns; another call, from
     /// outside, waits for that task's work.

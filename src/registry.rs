@@ -4,24 +4,26 @@
 //! does I/O, logs, or runs user code; what a transition displaces is moved out under the lock and dropped after it.
 //!
 //! ```text
-//! (vacant) --reserve--> Connecting --establish--> Live --claim--> Closing --release--> (vacant)
-//!                           |                                        ^
-//!                           +--any failure, panic, timeout, cancel---+--> (vacant)
+//!                                                      +--end of stream--> Draining--+
+//!                                                      |                             |
+//! (vacant) --reserve--> Connecting --establish--> Live-+-----------claim-------------+--> Closing --release--> (vacant)
+//!                           |                                                                 ^
+//!                           +--any failure, panic, timeout, cancel----------------------------+--> (vacant)
 //! ```
 //!
 //! A [`Reservation`] is the right to a `Connecting` slot, a [`Teardown`] the right to a `Closing` one. Dropping either
 //! releases the slot, however the code that held it ended. Nothing else does, except for the end of the whole registry:
-//! whoever holds a guard then may never be polled again.
+//! whoever holds a guard then may never be polled again. A [`Place`](waiting::Place) is the right to be told when the slots of an IP address
+//! end; it takes none.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use tokio::sync::Notify;
 
-use crate::{addr_hash::AddrHash, connection::DisconnectOrigin, sync::Mutex};
+use self::waiting::{Account, tell};
+use crate::{addr_hash::AddrHash, connection::DisconnectOrigin, host::Host, sync::Mutex};
+
+pub(crate) mod waiting;
 
 /// Why an address gets no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub(crate) enum Refusal {
     /// The address has a slot.
     Occupied,
     /// The limit for this IP address is used up.
-    IpLimit(IpAddr),
+    IpLimit(Host),
     /// The limit of the node is used up.
     NodeLimit,
 }
@@ -41,7 +43,7 @@ pub(crate) enum Refusal {
 pub(crate) struct SlotLimits {
     /// In all.
     pub(crate) node: u16,
-    /// With one IP address, in its IPv4 form if it has one.
+    /// With one IP address.
     pub(crate) per_ip: u16,
 }
 
@@ -61,6 +63,8 @@ enum Slot<C> {
     Connecting(u64),
     /// In use.
     Live(Arc<C>),
+    /// In use, but the peer has closed its side: it will soon be claimed.
+    Draining(Arc<C>),
     /// Claimed by whoever has the teardown; still listed and counted.
     Closing(Arc<C>),
 }
@@ -71,8 +75,8 @@ struct State<C> {
     closed: bool,
     /// Every address that is not vacant.
     slots: HashMap<SocketAddr, Slot<C>, AddrHash>,
-    /// How many slots each IP address has; none is 0.
-    per_ip: HashMap<IpAddr, u16, AddrHash>,
+    /// The accounts of the IP addresses.
+    per_ip: HashMap<Host, Account, AddrHash>,
     /// How many slots there are of each kind.
     counts: Counts,
     /// The number of the next reservation.
@@ -108,32 +112,21 @@ impl<C> Registry<C> {
         let state = self.state.lock();
         match state.slots.get(&addr) {
             _ if state.closed => Err(Refusal::Closed),
-            Some(Slot::Live(_) | Slot::Closing(_)) => Err(Refusal::Occupied),
+            Some(Slot::Live(_) | Slot::Draining(_) | Slot::Closing(_)) => Err(Refusal::Occupied),
             Some(Slot::Connecting(_)) | None => Ok(()),
         }
     }
 
     /// Takes a slot for a connection that is to be set up.
     pub(crate) fn reserve(self: &Arc<Self>, addr: SocketAddr) -> Result<Reservation<C>, Refusal> {
-        let ip = addr.ip().to_canonical();
         let mut state = self.state.lock();
-        if state.closed {
-            return Err(Refusal::Closed);
-        }
-        if state.slots.contains_key(&addr) {
-            return Err(Refusal::Occupied);
-        }
-        let of_ip = state.per_ip.get(&ip).copied().unwrap_or(0);
-        if of_ip >= self.limits.per_ip {
-            return Err(Refusal::IpLimit(ip));
-        }
-        if state.slots.len() >= usize::from(self.limits.node) {
-            return Err(Refusal::NodeLimit);
+        if let Some(refusal) = state.refusal(addr, self.limits) {
+            return Err(refusal);
         }
         let number = state.next_reservation;
         state.next_reservation += 1;
         state.slots.insert(addr, Slot::Connecting(number));
-        state.per_ip.insert(ip, of_ip + 1);
+        state.per_ip.entry(Host::of(addr)).or_default().slots += 1;
         state.counts.pending += 1;
         drop(state);
         Ok(Reservation { registry: Arc::clone(self), addr, number })
@@ -143,7 +136,7 @@ impl<C> Registry<C> {
     pub(crate) fn is_claimable(&self, addr: SocketAddr) -> bool {
         let state = self.state.lock();
         // Closing claims all.
-        !state.closed && matches!(state.slots.get(&addr), Some(Slot::Live(_)))
+        !state.closed && matches!(state.slots.get(&addr), Some(Slot::Live(_) | Slot::Draining(_)))
     }
 
     /// Returns the addresses of the live and closing connections.
@@ -163,15 +156,32 @@ impl<C> Registry<C> {
         origin: DisconnectOrigin,
     ) -> Option<Teardown<C>> {
         let mut state = self.state.lock();
-        let slot = state.slots.get_mut(&addr)?;
-        let Slot::Live(connection) = slot else { return None };
+        let State { slots, per_ip, .. } = &mut *state;
+        let slot = slots.get_mut(&addr)?;
+        let (Slot::Live(connection) | Slot::Draining(connection)) = slot else { return None };
         if which.is_some_and(|which| which != Arc::as_ptr(connection)) {
             return None;
         }
         let connection = Arc::clone(connection);
-        *slot = Slot::Closing(Arc::clone(&connection));
+        let waiting = slot.begin_end(addr, per_ip, Slot::Closing(Arc::clone(&connection)));
         drop(state);
+        tell(waiting);
         Some(Teardown { registry: Arc::clone(self), addr, connection, origin })
+    }
+
+    /// Notes that the peer of a live connection has closed its side, if `is_own` says that the connection is the caller's.
+    pub(crate) fn end_of_stream(&self, addr: SocketAddr, is_own: impl FnOnce(&C) -> bool) {
+        let mut state = self.state.lock();
+        let State { slots, per_ip, .. } = &mut *state;
+        if let Some(slot) = slots.get_mut(&addr)
+            && let Slot::Live(connection) = slot
+            && is_own(connection)
+        {
+            let connection = Arc::clone(connection);
+            let waiting = slot.begin_end(addr, per_ip, Slot::Draining(connection));
+            drop(state);
+            tell(waiting);
+        }
     }
 
     /// Shuts the gate for ever, voids all reservations and claims all live connections. Later calls claim nothing.
@@ -184,12 +194,12 @@ impl<C> Registry<C> {
             match slot {
                 Slot::Connecting(_) => {
                     counts.pending -= 1;
-                    discharge(per_ip, *addr);
+                    _ = slot.discharge(*addr, per_ip);
                     return false;
                 }
-                Slot::Live(connection) => {
+                Slot::Live(connection) | Slot::Draining(connection) => {
                     let connection = Arc::clone(connection);
-                    *slot = Slot::Closing(Arc::clone(&connection));
+                    _ = slot.begin_end(*addr, per_ip, Slot::Closing(Arc::clone(&connection)));
                     claimed.push((*addr, connection));
                 }
                 Slot::Closing(_) => {}
@@ -206,21 +216,17 @@ impl<C> Registry<C> {
     /// Releases every slot of a closed registry, whoever has claimed it.
     pub(crate) fn evict_all(&self) -> Vec<Arc<C>> {
         let mut state = self.state.lock();
-        state.per_ip.clear();
+        let accounts = std::mem::take(&mut state.per_ip);
         state.counts = Counts::default();
         let slots = std::mem::take(&mut state.slots);
         drop(state);
+        drop(accounts);
         self.changed.notify_waiters();
         let connection = |slot| match slot {
             Slot::Connecting(_) => None,
-            Slot::Live(connection) | Slot::Closing(connection) => Some(connection),
+            Slot::Live(connection) | Slot::Draining(connection) | Slot::Closing(connection) => Some(connection),
         };
         slots.into_values().filter_map(connection).collect()
-    }
-
-    /// Returns the live or closing connection at the address.
-    pub(crate) fn get(&self, addr: SocketAddr) -> Option<Arc<C>> {
-        self.visit(addr, Arc::clone)
     }
 
     /// Runs a few instructions on the live or closing connection at the address: under the lock, so neither code of users
@@ -229,7 +235,9 @@ impl<C> Registry<C> {
     pub(crate) fn visit<R>(&self, addr: SocketAddr, visitor: impl FnOnce(&Arc<C>) -> R) -> Option<R> {
         match self.state.lock().slots.get(&addr)? {
             Slot::Connecting(_) => None,
-            Slot::Live(connection) | Slot::Closing(connection) => Some(visitor(connection)),
+            Slot::Live(connection) | Slot::Draining(connection) | Slot::Closing(connection) => {
+                Some(visitor(connection))
+            }
         }
     }
 
@@ -238,15 +246,11 @@ impl<C> Registry<C> {
         let state = self.state.lock();
         let mut all = Vec::with_capacity(state.counts.live);
         for (addr, slot) in &state.slots {
-            if let Slot::Live(connection) | Slot::Closing(connection) = slot {
+            if let Slot::Live(connection) | Slot::Draining(connection) | Slot::Closing(connection) = slot {
                 all.push((*addr, Arc::clone(connection)));
             }
         }
         all
-    }
-
-    pub(crate) fn is_connected(&self, addr: SocketAddr) -> bool {
-        matches!(self.state.lock().slots.get(&addr), Some(Slot::Live(_) | Slot::Closing(_)))
     }
 
     pub(crate) fn is_connecting(&self, addr: SocketAddr) -> bool {
@@ -278,15 +282,16 @@ impl<C> Registry<C> {
         if !slots.get(&addr).is_some_and(is_own) {
             return;
         }
-        let released = slots.remove(&addr);
+        let Some(released) = slots.remove(&addr) else { return };
         match released {
-            Some(Slot::Connecting(_)) => counts.pending -= 1,
-            _ => counts.live -= 1,
+            Slot::Connecting(_) => counts.pending -= 1,
+            Slot::Live(_) | Slot::Draining(_) | Slot::Closing(_) => counts.live -= 1,
         }
-        discharge(per_ip, addr);
+        let waiting = released.discharge(addr, per_ip);
         let drained = *closed && slots.is_empty();
         drop(state);
         drop(released);
+        tell(waiting);
         if drained {
             self.changed.notify_waiters();
         }
@@ -299,22 +304,35 @@ impl<C> Registry<C> {
         let pending = state.slots.values().filter(|slot| matches!(slot, Slot::Connecting(_))).count();
         assert_eq!(state.counts, Counts { pending, live: state.slots.len() - pending });
         let mut per_ip = HashMap::<_, _, AddrHash>::default();
-        for addr in state.slots.keys() {
-            *per_ip.entry(addr.ip().to_canonical()).or_insert(0_u16) += 1;
+        for (addr, slot) in &state.slots {
+            let (slots, ending) = per_ip.entry(Host::of(*addr)).or_insert((0_u16, 0_u16));
+            *slots += 1;
+            *ending += u16::from(slot.is_ending());
         }
-        assert_eq!(per_ip, state.per_ip);
+        for (ip, account) in &state.per_ip {
+            assert_eq!(per_ip.remove(ip).unwrap_or_default(), (account.slots, account.ending));
+            assert!(account.slots > 0 || account.waiting.is_some(), "an account of nobody");
+            assert!(account.slots <= self.limits.per_ip);
+        }
+        assert!(per_ip.is_empty(), "slots without an account");
         assert!(state.slots.len() <= usize::from(self.limits.node));
-        assert!(per_ip.values().all(|&count| count <= self.limits.per_ip));
     }
 }
 
-/// Takes one slot off the account of the address's IP.
-fn discharge(per_ip: &mut HashMap<IpAddr, u16, AddrHash>, addr: SocketAddr) {
-    let ip = addr.ip().to_canonical();
-    if let Some(count) = per_ip.get_mut(&ip) {
-        *count -= 1;
-        if *count == 0 {
-            per_ip.remove(&ip);
+impl<C> State<C> {
+    /// Why the address gets no slot now.
+    fn refusal(&self, addr: SocketAddr, limits: SlotLimits) -> Option<Refusal> {
+        let ip = Host::of(addr);
+        if self.closed {
+            Some(Refusal::Closed)
+        } else if self.slots.contains_key(&addr) {
+            Some(Refusal::Occupied)
+        } else if self.per_ip.get(&ip).is_some_and(|account| account.slots >= limits.per_ip) {
+            Some(Refusal::IpLimit(ip))
+        } else if self.slots.len() >= usize::from(limits.node) {
+            Some(Refusal::NodeLimit)
+        } else {
+            None
         }
     }
 }
@@ -365,6 +383,37 @@ impl<C> Drop for Reservation<C> {
 }
 
 impl<C> Slot<C> {
+    fn is_ending(&self) -> bool {
+        matches!(self, Self::Draining(_) | Self::Closing(_))
+    }
+
+    /// Goes on to a state of the end; returns who waits for that.
+    fn begin_end(
+        &mut self,
+        addr: SocketAddr,
+        per_ip: &mut HashMap<Host, Account, AddrHash>,
+        next: Self,
+    ) -> Option<Arc<Notify>> {
+        let was_ending = self.is_ending();
+        *self = next;
+        let account = per_ip.get_mut(&Host::of(addr)).filter(|_| !was_ending)?;
+        account.ending += 1;
+        account.waiting.clone()
+    }
+
+    /// Takes the slot off the account of its IP address; returns who waits for that.
+    fn discharge(&self, addr: SocketAddr, per_ip: &mut HashMap<Host, Account, AddrHash>) -> Option<Arc<Notify>> {
+        let ip = Host::of(addr);
+        let account = per_ip.get_mut(&ip)?;
+        account.slots -= 1;
+        account.ending -= u16::from(self.is_ending());
+        let waiting = account.waiting.clone();
+        if account.slots == 0 && waiting.is_none() {
+            per_ip.remove(&ip);
+        }
+        waiting
+    }
+
     fn is_reserved_as(&self, number: u64) -> bool {
         matches!(self, Self::Connecting(own) if *own == number)
     }

@@ -9,8 +9,8 @@ use std::{
 
 use futures_util::FutureExt;
 
-use super::{Registry, SlotLimits};
-use crate::fuzzing::check_registry;
+use super::{Refusal, Registry, SlotLimits};
+use crate::{fuzzing::check_registry, host::Host};
 
 const WALKS: usize = 300;
 
@@ -49,4 +49,17 @@ fn whoever_waits_for_the_end_is_woken_by_the_last_release() {
     assert!(drained.as_mut().now_or_never().is_none());
     drop(claims);
     assert!(drained.now_or_never().is_some());
+}
+
+#[test]
+fn one_link_local_address_on_two_interfaces_is_two_peers() {
+    let registry = Arc::new(Registry::<()>::new(SlotLimits { node: 5, per_ip: 1 }));
+    let on = |interface: u32, port: u16| format!("[fe80::1%{interface}]:{port}").parse().unwrap();
+    let _first = registry.reserve(on(2, 1)).unwrap();
+    let _second = registry.reserve(on(3, 1)).unwrap();
+    for interface in [2, 3] {
+        let addr = on(interface, 2);
+        assert_eq!(registry.reserve(addr).err(), Some(Refusal::IpLimit(Host::of(addr))));
+    }
+    registry.assert_conserved();
 }

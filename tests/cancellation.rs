@@ -303,27 +303,23 @@ async fn toggle_off() {
     let toggle = async |actor: &Actor| assert_eq!(actor.node().toggle_listener().await.unwrap(), None);
     let check = async |actor: Actor, fate| {
         if fate != Fate::Dropped(0) {
-            let addr = actor.node().listening_addr().await;
-            // Begun is half done: it becomes deaf without anybody's help.
-            if let Ok(addr) = addr {
-                let listening = async { while TcpStream::connect(addr).await.is_ok() {} };
-                in_time("the port is refused", listening).await;
-            }
+            // It does not wait for the task that accepts: begun is done.
+            assert!(actor.node().listening_addr().await.is_err());
             assert!(in_time("toggle", actor.node().toggle_listener()).await.unwrap().is_some());
         }
         listens_when_told(actor).await;
     };
-    sweep(scene, toggle, check, 1).await;
+    sweep(scene, toggle, check, 0).await;
 }
 
-/// Two calls at once, of which the one that waits for the other is dropped.
+/// Two calls at once: the second finds what the first has done.
 async fn toggle_behind_another() {
     let scene = async || Actor::listening(slow()).await.0;
     let toggles = async |actor: &Actor| {
         let (off, on) = tokio::join!(actor.node().toggle_listener(), actor.node().toggle_listener());
         assert!(off.unwrap().is_none() && on.unwrap().is_some());
     };
-    sweep(scene, toggles, async |actor, _| listens_when_told(actor).await, 1).await;
+    sweep(scene, toggles, async |actor, _| listens_when_told(actor).await, 0).await;
 }
 
 /// Checks that listening can be switched on, after switching it off if need be, and that a dial then succeeds.

@@ -229,6 +229,20 @@ async fn the_own_port_of_another_address_is_not_the_own_address() {
 }
 
 #[tokio::test(crate = "ledger")]
+async fn somebody_else_at_the_same_port_of_ipv6_is_not_the_own_address() {
+    for listener_addr in ["0.0.0.0:0", "127.0.0.1:0"] {
+        let node = listed(Config { listener_addr: Some(listener_addr.parse().unwrap()), ..local_config() });
+        let own = node.toggle_listener().await.unwrap().unwrap();
+        let _peer = TcpListener::bind(("::1", own.port())).await.unwrap();
+        for ip in ["::1", "::"] {
+            let other = SocketAddr::new(ip.parse().unwrap(), own.port());
+            node.connect(other).await.unwrap();
+            assert!(node.is_connected(other));
+        }
+    }
+}
+
+#[tokio::test(crate = "ledger")]
 async fn the_former_own_address_is_not_the_own_address() {
     let node = listed(Config { listener_addr: Some(private(1)), ..tight_config() });
     let former = node.toggle_listener().await.unwrap().unwrap();

@@ -156,7 +156,7 @@ async fn an_error_of_the_decoder_does_not_wait_for_a_message_that_is_stuck() {
         let (subject, _peer) = processed_by::<0>(input).await;
         let began = Instant::now();
         subject.ended().await;
-        assert!(began.elapsed() >= Duration::from_millis(2_900), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
         assert_eq!(subject.processed.all(), b"aS");
     }
 }
@@ -250,7 +250,7 @@ async fn an_incomplete_frame_at_the_end_waits_for_a_message_that_is_stuck_as_lon
     let began = Instant::now();
     drop(peer);
     subject.ended().await;
-    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(2_900), "{:?}", began.elapsed());
 }
 
 /// Lines whose last one need not be terminated; the first byte of each is the message.

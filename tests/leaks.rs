@@ -230,10 +230,15 @@ fn several_connections_at_once_leave_nothing() {
             peers.push((peer, addr));
         }
         pair.dialler.broadcast(Bytes::from_static(b"to all")).unwrap();
-        for (number, (peer, addr)) in peers.into_iter().enumerate() {
+        for (number, (mut peer, addr)) in peers.into_iter().enumerate() {
             match number % 2 {
                 0 => drop(peer),
-                _ => assert!(pair.dialler.node().disconnect(addr).await),
+                // The peer closes in return, for which the end waits.
+                _ => {
+                    use tokio::io::AsyncReadExt;
+                    let closes = async move { peer.read_to_end(&mut Vec::new()).await.is_ok() };
+                    assert_eq!(tokio::join!(pair.dialler.node().disconnect(addr), closes), (true, true));
+                }
             }
         }
         pair.ended().await;

@@ -102,6 +102,39 @@ async fn a_disconnect_that_nobody_polls_any_more_keeps_a_shutdown_no_longer_than
     }
 }
 
+#[derive(Clone)]
+struct Unbounded;
+
+impl Tuning for Unbounded {
+    const ON_DISCONNECT_MS: u64 = u64::MAX;
+}
+
+#[tokio::test(crate = "ledger")]
+async fn a_hook_without_a_bound_is_waited_for_by_the_shutdown_that_polls_it() {
+    let actor = Actor::<Unbounded>::dialling(Script {
+        on_disconnect: hook!(|_actor, _addr, _origin| sleep(Duration::from_secs(20))),
+        ..Default::default()
+    })
+    .await;
+    let (_peer, addr) = raw_peer().await;
+    actor.node().connect(addr).await.unwrap();
+    let took = duration_of_shut_down(actor.node()).await;
+    assert!((Duration::from_secs(20)..Duration::from_secs(23)).contains(&took), "{took:?}");
+}
+
+#[tokio::test(crate = "ledger")]
+async fn a_hook_without_a_bound_that_nobody_polls_any_more_does_not_keep_a_shutdown() {
+    let actor = Actor::<Unbounded>::dialling(Script { on_disconnect: hanging(), ..Default::default() }).await;
+    let (_peer, addr) = raw_peer().await;
+    actor.node().connect(addr).await.unwrap();
+    let mut disconnect = Box::pin(actor.node().disconnect(addr));
+    assert!(poll_times(disconnect.as_mut(), 1).await.is_none());
+    let took = duration_of_shut_down(actor.node()).await;
+    assert!(took < LONGEST, "{took:?}");
+    drop(disconnect);
+    assert_eq!(actor.begun_on_disconnect(), 1);
+}
+
 #[tokio::test(crate = "ledger")]
 async fn a_connect_that_nobody_polls_any_more_is_not_waited_for() {
     for polls in [0, 1, 2, 5, 10] {

@@ -14,7 +14,7 @@ use std::{
 use common::{in_time, nodes::listed, setups::raw_peer};
 use futures_util::FutureExt;
 use pea2pea::{
-    Config, ConnectionSide, Node, Pea2Pea,
+    Config, ConnectionInfo, ConnectionSide, Node, Pea2Pea,
     protocols::{Reading, Writing},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,8 +23,13 @@ use tokio_util::{
     codec::BytesCodec,
 };
 
-/// What a late `process_message` was told: by a send, and by a disconnect.
-type Told = (io::Result<()>, Option<bool>);
+/// What a late `process_message` was told.
+struct Told {
+    sent: io::Result<()>,
+    disconnected: Option<bool>,
+    is_connected: bool,
+    info: Option<ConnectionInfo>,
+}
 
 #[derive(Clone)]
 struct Late {
@@ -57,7 +62,8 @@ impl Reading for Late {
         tokio::task::block_in_place(go_on).unwrap();
         let sent = self.unicast_fast(source, Bytes::from_static(b"late"));
         let disconnected = self.node.disconnect(source).now_or_never();
-        self.told.send((sent, disconnected)).unwrap();
+        let (is_connected, info) = (self.node.is_connected(source), self.node.connection_info(source));
+        self.told.send(Told { sent, disconnected, is_connected, info }).unwrap();
     }
 }
 
@@ -90,11 +96,14 @@ async fn a_process_message_that_outlives_its_connection_reaches_no_successor() {
     let (mut second, _) = in_time("its successor", listener.accept()).await.unwrap();
     go.send(()).unwrap();
     let told = tokio::task::spawn_blocking(move || tells.recv_timeout(Duration::from_secs(60)));
-    let (sent, disconnected) = in_time("the late calls", told).await.unwrap().unwrap();
-    assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::NotConnected);
-    assert_eq!(disconnected, Some(false));
+    let told = in_time("the late calls", told).await.unwrap().unwrap();
+    assert_eq!(told.sent.unwrap_err().kind(), io::ErrorKind::NotConnected);
+    assert_eq!(told.disconnected, Some(false));
+    assert!(!told.is_connected, "its own connection is gone");
+    assert!(told.info.is_none(), "these are the facts of the successor");
 
     assert!(late.node.is_connected(addr));
+    assert!(late.node.connection_info(addr).is_some());
     let receipt = late.unicast(addr, Bytes::from_static(b"fresh")).unwrap();
     in_time("the receipt", receipt).await.unwrap().unwrap();
     let mut received = [0; 5];

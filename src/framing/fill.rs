@@ -106,7 +106,10 @@ where
         match ready!(poll_read_buf(Pin::new(&mut self.half), cx, buffer)) {
             // Asked after the read: the end of a connection discards input only when it has said that it is the end.
             Ok(_) if self.observer.has_ended() => self.end = Some(Box::new(ReadEnd::Stopped)),
-            Ok(0) => self.eof = true,
+            Ok(0) => {
+                self.eof = true;
+                self.observer.end_of_stream();
+            }
             Ok(count) => {
                 self.stalls = 0;
                 if self.observer.has_write_failed() {

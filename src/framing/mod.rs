@@ -45,6 +45,9 @@ pub(crate) trait Observer: Send {
         false
     }
 
+    /// The peer has closed its side; what it has sent may not be decoded yet.
+    fn end_of_stream(&self) {}
+
     /// Complete messages were discarded because the queue was full.
     fn dropped(&self, messages: usize);
 

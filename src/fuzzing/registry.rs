@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::{SocketAddr, SocketAddrV6},
     sync::Arc,
 };
 
@@ -12,7 +12,11 @@ use futures_util::FutureExt;
 use super::input::Input;
 use crate::{
     connection::DisconnectOrigin,
-    registry::{Counts, Refusal, Registry, Reservation, SlotLimits, Teardown},
+    host::Host,
+    registry::{
+        Counts, Refusal, Registry, Reservation, SlotLimits, Teardown,
+        waiting::{Outlook, Place},
+    },
 };
 
 /// The first of the ports that only the probes use.
@@ -26,7 +30,14 @@ struct Fake(u64);
 enum Phase {
     Connecting,
     Live(u64),
+    Draining(u64),
     Closing(u64),
+}
+
+impl Phase {
+    fn is_ending(self) -> bool {
+        matches!(self, Self::Draining(_) | Self::Closing(_))
+    }
 }
 
 struct Model {
@@ -36,12 +47,12 @@ struct Model {
 }
 
 impl Model {
-    fn of_ip(&self, ip: IpAddr) -> usize {
-        self.slots.keys().filter(|other| other.ip().to_canonical() == ip).count()
+    fn of_ip(&self, ip: Host) -> usize {
+        self.slots.keys().filter(|other| Host::of(**other) == ip).count()
     }
 
     fn refusal(&self, addr: SocketAddr) -> Option<Refusal> {
-        let ip = addr.ip().to_canonical();
+        let ip = Host::of(addr);
         if self.closed {
             Some(Refusal::Closed)
         } else if self.slots.contains_key(&addr) {
@@ -55,6 +66,20 @@ impl Model {
         }
     }
 
+    fn outlook(&self, addr: SocketAddr) -> Outlook {
+        let is_own = |other: &SocketAddr| Host::of(*other) == Host::of(addr);
+        let is_ending = match self.refusal(addr) {
+            None => return Outlook::Vacant,
+            Some(Refusal::Closed) => false,
+            Some(Refusal::Occupied) => self.slots[&addr].is_ending(),
+            Some(_) => self.slots.iter().any(|(other, phase)| is_own(other) && phase.is_ending()),
+        };
+        match self.refusal(addr) {
+            Some(refusal) if !is_ending => Outlook::Refused(refusal),
+            _ => Outlook::Ending,
+        }
+    }
+
     fn is_drained(&self) -> bool {
         self.closed && self.slots.is_empty()
     }
@@ -63,7 +88,7 @@ impl Model {
         match self.slots.get(&addr) {
             _ if self.closed => Err(Refusal::Closed),
             None | Some(Phase::Connecting) => Ok(()),
-            Some(Phase::Live(_) | Phase::Closing(_)) => Err(Refusal::Occupied),
+            Some(Phase::Live(_) | Phase::Draining(_) | Phase::Closing(_)) => Err(Refusal::Occupied),
         }
     }
 }
@@ -85,6 +110,8 @@ struct Walk<'a> {
     model: Model,
     reservations: Vec<Reservation<Fake>>,
     teardowns: Vec<(SocketAddr, u64, Teardown<Fake>)>,
+    /// Who waits, and whether there is something to be told.
+    places: Vec<(SocketAddr, Place<Fake>, bool)>,
     /// Every connection that ever went live, so that the dead are still at hand.
     connections: HashMap<u64, (SocketAddr, Arc<Fake>)>,
     next: u64,
@@ -103,6 +130,7 @@ pub fn check_registry(bytes: &[u8]) {
         model: Model { limits, closed: false, slots: BTreeMap::new() },
         reservations: Vec::new(),
         teardowns: Vec::new(),
+        places: Vec::new(),
         connections: HashMap::new(),
         next: 0,
     };
@@ -115,7 +143,8 @@ pub fn check_registry(bytes: &[u8]) {
     walk.probe();
     walk.reservations.clear();
     walk.teardowns.clear();
-    walk.model.slots.retain(|_, phase| matches!(phase, Phase::Live(_)));
+    walk.places.clear();
+    walk.model.slots.retain(|_, phase| matches!(phase, Phase::Live(_) | Phase::Draining(_)));
     walk.check();
     walk.probe();
     let registry = Arc::downgrade(&walk.registry);
@@ -123,15 +152,24 @@ pub fn check_registry(bytes: &[u8]) {
     assert!(registry.upgrade().is_none(), "a registry without guards is gone");
 }
 
-fn ips() -> [IpAddr; 4] {
-    let mapped = [0, 0, 0, 0, 0, 0xffff, 0x0a00, 0x0001];
-    [[10, 0, 0, 1].into(), [10, 0, 0, 2].into(), mapped.into(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()]
+/// An address with any port: of two IPv4 hosts, one of them in both forms, and of one link-local address on two links.
+fn addr_of(host: usize, port: u16) -> SocketAddr {
+    let ip: [u16; 8] = match host {
+        0 => return ([10, 0, 0, 1], port).into(),
+        1 => return ([10, 0, 0, 2], port).into(),
+        2 => [0, 0, 0, 0, 0, 0xffff, 0x0a00, 0x0001],
+        _ => [0xfe80, 0, 0, 0, 0, 0, 0, 1],
+    };
+    let scope = if host < 3 { 0 } else { host as u32 };
+    SocketAddrV6::new(ip.into(), port, 0, scope).into()
 }
+
+const HOSTS: usize = 5;
 
 impl Walk<'_> {
     fn addr(&mut self) -> SocketAddr {
-        let choice = self.input.below(12);
-        SocketAddr::new(ips()[choice / 3], 1 + (choice % 3) as u16)
+        let choice = self.input.below(3 * HOSTS);
+        addr_of(choice / 3, 1 + (choice % 3) as u16)
     }
 
     fn step(&mut self) {
@@ -141,12 +179,15 @@ impl Walk<'_> {
         let was_drained = self.model.is_drained();
         let mut is_change = false;
         match self.input.below(100) {
-            0..35 => self.reserve(),
-            35..45 => self.drop_reservation(),
-            45..65 => self.establish(),
-            65..75 => self.claim_any(),
-            75..85 => self.claim_one(),
-            85..95 => self.drop_teardown(),
+            0..29 => self.reserve(),
+            29..37 => self.drop_reservation(),
+            37..55 => self.establish(),
+            55..62 => self.claim_any(),
+            62..70 => self.claim_one(),
+            70..76 => self.end_stream(),
+            76..83 => self.queue_up(),
+            83..87 => self.drop_place(),
+            87..95 => self.drop_teardown(),
             95 if self.input.below(4) == 0 => {
                 self.close();
                 is_change = true;
@@ -186,6 +227,40 @@ impl Walk<'_> {
         // A void reservation has no slot any more, and a closed registry gives its address to nobody else.
         if self.model.slots.get(&reservation.addr()) == Some(&Phase::Connecting) {
             self.model.slots.remove(&reservation.addr());
+            self.tell(reservation.addr());
+        }
+    }
+
+    /// A slot of the address's host has begun to end or was released.
+    fn tell(&mut self, addr: SocketAddr) {
+        for (waiting, _, is_told) in &mut self.places {
+            *is_told |= Host::of(*waiting) == Host::of(addr);
+        }
+    }
+
+    /// The peer of one certain connection, which may have died long ago, closes its side.
+    fn end_stream(&mut self) {
+        let Some((number, addr, connection)) = self.any_connection() else { return };
+        self.registry.end_of_stream(addr, |other| std::ptr::eq(other, Arc::as_ptr(&connection)));
+        if self.model.slots.get(&addr) == Some(&Phase::Live(number)) {
+            self.model.slots.insert(addr, Phase::Draining(number));
+            self.tell(addr);
+        }
+    }
+
+    fn queue_up(&mut self) {
+        let (addr, model) = (self.addr(), &self.model);
+        let is_taken = self.places.iter().any(|(other, ..)| Host::of(*other) == Host::of(addr));
+        let is_full = model.slots.len() >= usize::from(model.limits.node) && model.of_ip(Host::of(addr)) == 0;
+        let place = self.registry.queue_up(addr);
+        assert_eq!(place.is_some(), !(model.closed || is_taken || is_full), "a place for {addr}");
+        self.places.extend(place.map(|place| (addr, place, false)));
+    }
+
+    fn drop_place(&mut self) {
+        let place = self.input.below(self.places.len().max(1));
+        if place < self.places.len() {
+            self.places.swap_remove(place);
         }
     }
 
@@ -206,7 +281,7 @@ impl Walk<'_> {
         let addr = self.addr();
         let claim = self.registry.claim(addr, None, DisconnectOrigin::User);
         let live = match self.model.slots.get(&addr) {
-            Some(Phase::Live(number)) => Some(*number),
+            Some(Phase::Live(number) | Phase::Draining(number)) => Some(*number),
             _ => None,
         };
         assert_eq!(claim.as_ref().map(|claim| claim.connection().0), live, "claim {addr}");
@@ -215,13 +290,18 @@ impl Walk<'_> {
         }
     }
 
-    /// Claims one certain connection, which may have died long ago and have a successor at its address.
-    fn claim_one(&mut self) {
+    fn any_connection(&mut self) -> Option<(u64, SocketAddr, Arc<Fake>)> {
         let range = usize::try_from(self.next).unwrap_or(usize::MAX).clamp(1, 256);
         let number = self.next.saturating_sub(1 + self.input.below(range) as u64);
-        let Some((addr, connection)) = self.connections.get(&number).cloned() else { return };
+        self.connections.get(&number).map(|(addr, connection)| (number, *addr, Arc::clone(connection)))
+    }
+
+    /// Claims one certain connection, which may have died long ago and have a successor at its address.
+    fn claim_one(&mut self) {
+        let Some((number, addr, connection)) = self.any_connection() else { return };
         let claim = self.registry.claim(addr, Some(Arc::as_ptr(&connection)), DisconnectOrigin::Reading);
-        let is_live = self.model.slots.get(&addr) == Some(&Phase::Live(number));
+        let phase = self.model.slots.get(&addr);
+        let is_live = phase == Some(&Phase::Live(number)) || phase == Some(&Phase::Draining(number));
         assert_eq!(claim.is_some(), is_live, "claim {number} at {addr}");
         if let Some(claim) = claim {
             self.keep_claim(addr, number, claim, DisconnectOrigin::Reading);
@@ -230,7 +310,15 @@ impl Walk<'_> {
 
     fn keep_claim(&mut self, addr: SocketAddr, number: u64, claim: Teardown<Fake>, origin: DisconnectOrigin) {
         assert_eq!((claim.addr(), claim.origin(), claim.connection()), (addr, origin, &Fake(number)));
-        assert_eq!(self.model.slots.insert(addr, Phase::Closing(number)), Some(Phase::Live(number)));
+        let before = self.model.slots.insert(addr, Phase::Closing(number));
+        if before == Some(Phase::Live(number)) {
+            // The end of the whole registry is told in another way.
+            if origin != DisconnectOrigin::Shutdown {
+                self.tell(addr);
+            }
+        } else {
+            assert_eq!(before, Some(Phase::Draining(number)));
+        }
         self.teardowns.push((addr, number, claim));
     }
 
@@ -241,6 +329,7 @@ impl Walk<'_> {
             drop(claim);
             if self.model.slots.get(&addr) == Some(&Phase::Closing(number)) {
                 self.model.slots.remove(&addr);
+                self.tell(addr);
             }
         }
     }
@@ -249,7 +338,7 @@ impl Walk<'_> {
         let claims = self.registry.close();
         self.model.closed = true;
         self.model.slots.retain(|_, phase| *phase != Phase::Connecting);
-        let is_live = |phase: &&Phase| matches!(phase, Phase::Live(_));
+        let is_live = |phase: &&Phase| matches!(phase, Phase::Live(_) | Phase::Draining(_));
         assert_eq!(claims.len(), self.model.slots.values().filter(is_live).count());
         for claim in claims {
             let (addr, number) = (claim.addr(), claim.connection().0);
@@ -265,28 +354,35 @@ impl Walk<'_> {
     }
 
     /// Takes every slot that is left, to see that it is neither one more nor one less than the limits say.
-    fn probe(&self) {
-        for ip in ips() {
-            let canonical = ip.to_canonical();
-            let left_of_ip = usize::from(self.model.limits.per_ip) - self.model.of_ip(canonical);
+    fn probe(&mut self) {
+        for host in 0..HOSTS {
+            let ip = Host::of(addr_of(host, 1));
+            let left_of_ip = usize::from(self.model.limits.per_ip) - self.model.of_ip(ip);
             let left = usize::from(self.model.limits.node) - self.model.slots.len();
             let refusal = match () {
                 () if self.model.closed => Refusal::Closed,
-                () if left_of_ip <= left => Refusal::IpLimit(canonical),
+                () if left_of_ip <= left => Refusal::IpLimit(ip),
                 () => Refusal::NodeLimit,
             };
             let mut probes = Vec::new();
             let refused = loop {
-                match self.registry.reserve(SocketAddr::new(ip, PROBE_PORT + probes.len() as u16)) {
+                match self.registry.reserve(addr_of(host, PROBE_PORT + probes.len() as u16)) {
                     Ok(probe) => probes.push(probe),
                     Err(refusal) => break refusal,
                 }
             };
             assert_eq!((probes.len(), refused), (if self.model.closed { 0 } else { left.min(left_of_ip) }, refusal));
+            if !probes.is_empty() {
+                self.tell(addr_of(host, 1));
+            }
         }
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
+        for (addr, place, is_told) in &mut self.places {
+            assert_eq!(place.outlook(), self.model.outlook(*addr), "the outlook of {addr}");
+            assert_eq!(place.changed().notified().now_or_never().is_some(), std::mem::take(is_told), "told of {addr}");
+        }
         #[cfg(test)]
         self.registry.assert_conserved();
         let pending = self.model.slots.values().filter(|phase| **phase == Phase::Connecting).count();
@@ -297,18 +393,17 @@ impl Walk<'_> {
         listed.sort_unstable();
         let connected = |(addr, phase): (&SocketAddr, &Phase)| match phase {
             Phase::Connecting => None,
-            Phase::Live(number) | Phase::Closing(number) => Some((*addr, *number)),
+            Phase::Live(number) | Phase::Draining(number) | Phase::Closing(number) => Some((*addr, *number)),
         };
         let expected: Vec<_> = self.model.slots.iter().filter_map(connected).collect();
         assert_eq!(listed, expected);
-        for addr in ips().into_iter().flat_map(|ip| (1..=3).map(move |port| SocketAddr::new(ip, port))) {
+        for addr in (0..HOSTS).flat_map(|host| (1..=3).map(move |port| addr_of(host, port))) {
             let phase = self.model.slots.get(&addr);
             let is_connecting = phase == Some(&Phase::Connecting);
             assert_eq!(self.registry.is_connecting(addr), is_connecting);
-            assert_eq!(self.registry.is_connected(addr), phase.is_some() && !is_connecting);
             assert_eq!(self.registry.check_dial(addr), self.model.check_dial(addr));
             let number = expected.iter().find(|(other, _)| *other == addr).map(|(_, number)| *number);
-            assert_eq!(self.registry.get(addr).map(|fake| fake.0), number);
+            assert_eq!(self.registry.visit(addr, |fake| fake.0), number);
         }
         self.check_owners();
     }
@@ -316,7 +411,7 @@ impl Walk<'_> {
     /// Each connection is held by its slot and by the claim of its end, and by nothing else.
     fn check_owners(&self) {
         for (number, (_, connection)) in &self.connections {
-            let is_listed = |phase: &&Phase| matches!(phase, Phase::Live(own) | Phase::Closing(own) if own == number);
+            let is_listed = |phase: &&Phase| matches!(phase, Phase::Live(own) | Phase::Draining(own) | Phase::Closing(own) if own == number);
             let slots = self.model.slots.values().filter(is_listed).count();
             let claims = self.teardowns.iter().filter(|(_, own, _)| own == number).count();
             assert_eq!(Arc::strong_count(connection), 1 + slots + claims, "the owners of connection {number}");

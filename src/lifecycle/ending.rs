@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::{
     MAX_STOP_TIME,
-    outside::{AbortOnDrop, WithRuntime, is_driven},
+    outside::{AbortOnDrop, WithRuntime, first_driven},
     report_panic, spawn_counted,
 };
 use crate::{
@@ -157,9 +157,13 @@ async fn say_farewell(mut half: WriteHalf, presence: WriterPresence, link: Ender
     drop(presence);
     link.info.tasks().notify();
     if is_shut {
-        stay_until_peer_closes(half, time_left).await;
+        // Over before whoever waits for this task gives up.
+        stay_until_peer_closes(half, time_left.saturating_sub(STOP_MARGIN)).await;
     }
 }
+
+/// How much earlier than its bound a farewell ends, so that the task is gone when the bound is reached.
+const STOP_MARGIN: Duration = Duration::from_millis(50);
 
 /// What a writer does whose batch could not be encoded or written.
 async fn after_failed_write(failed: FailedWrite, mut half: WriteHalf, presence: WriterPresence, link: Ender) {
@@ -289,8 +293,7 @@ pub(crate) async fn disconnect(kernel: &Arc<Kernel>, addr: SocketAddr) -> bool {
     }
     let Some(link) = kernel.connection_at(addr) else { return false };
     if Handle::try_current().is_err() {
-        let runtime = link.runtime().clone();
-        if is_driven(&runtime) {
+        if let Some(runtime) = first_driven([link.runtime().clone()]) {
             return WithRuntime::new(runtime, Box::pin(end_by_user(kernel, link))).await;
         }
         return claim_by_user(kernel, link).map(|claim| cut_short(kernel, claim)).is_some();

@@ -14,14 +14,18 @@ use tokio::{runtime::Handle, task::AbortHandle};
 /// How long a runtime has to run a task that shows that it is driven. The thread waits for it, so not for long.
 const PROBE_TIME: Duration = Duration::from_millis(250);
 
-/// Whether somebody drives the runtime. The calling thread waits for the answer, so it must not be the one who does.
-pub(super) fn is_driven(runtime: &Handle) -> bool {
+/// Returns a runtime that somebody drives. The calling thread waits for the answer, so it must not be the one who does.
+pub(super) fn first_driven(runtimes: impl IntoIterator<Item = Handle>) -> Option<Handle> {
     let (tell, told) = mpsc::channel();
-    // A runtime that has been shut down drops the task, and with it the sender.
-    drop(runtime.spawn(async move {
-        let _asker_is_gone = tell.send(());
-    }));
-    told.recv_timeout(PROBE_TIME).is_ok()
+    for runtime in runtimes {
+        let (tell, own) = (tell.clone(), runtime.clone());
+        // A runtime that has been shut down drops the task, and with it the sender.
+        drop(runtime.spawn(async move {
+            let _asker_is_gone = tell.send(own);
+        }));
+    }
+    drop(tell);
+    told.recv_timeout(PROBE_TIME).ok()
 }
 
 /// A future whose timers are those of a runtime that polls something else.

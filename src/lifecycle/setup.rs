@@ -14,6 +14,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     runtime::Handle,
     sync::OwnedSemaphorePermit,
+    task::yield_now,
     time::timeout,
 };
 use tracing::{debug, error_span};
@@ -29,7 +30,7 @@ use crate::{
     kernel::Kernel,
     link::{Dormant, DormantWriter, Link},
     meter::Meter,
-    registry::{Refusal, Reservation},
+    registry::{Refusal, Reservation, waiting::Outlook},
     scope::{Scope, Scoped},
     task::{bound, catch, caught, wait_until, within},
     transport::{self, WriteHalf},
@@ -73,28 +74,90 @@ async fn dial_tcp(kernel: &Kernel, addr: SocketAddr, socket: Option<TcpSocket>) 
     }
 }
 
+/// How long an accepted connection without a slot gives way to the tasks that may be about to end one: a turn of each, also
+/// on a busy machine.
+const MAX_WAIT_FOR_TURN: Duration = Duration::from_millis(25);
+
+/// How long an accepted connection waits for the release of one that is ending.
+const MAX_WAIT_FOR_RELEASE: Duration = Duration::from_secs(1);
+
 /// Sets an accepted connection up, in a task of its own.
 pub(crate) fn accept(kernel: &Arc<Kernel>, stream: TcpStream, addr: SocketAddr, permit: OwnedSemaphorePermit) {
-    let reservation = match kernel.registry.reserve(addr) {
-        Ok(reservation) => reservation,
+    match kernel.registry.reserve(addr) {
+        Ok(reservation) => {
+            spawn_counted(kernel, None, Box::pin(set_up_accepted(Arc::clone(kernel), reservation, stream, permit)));
+        }
+        Err(Refusal::Closed) => refuse(kernel, addr, Refusal::Closed),
         Err(refusal) => {
-            if refusal != Refusal::Closed {
-                kernel.heuristics().inbound_connections_rejected.increment();
+            drop(permit);
+            spawn_counted(kernel, None, Box::pin(set_up_after_release(Arc::clone(kernel), refusal, stream, addr)));
+        }
+    }
+}
+
+async fn set_up_accepted(
+    kernel: Arc<Kernel>,
+    reservation: Reservation<Link>,
+    stream: TcpStream,
+    permit: OwnedSemaphorePermit,
+) {
+    let _permit = permit;
+    let addr = reservation.addr();
+    let setup = set_up(&kernel, reservation, stream, ConnectionSide::Initiator);
+    if let Err(error) = until_closed(&kernel, setup).await {
+        debug!(parent: &kernel.span, %addr, error = error::describe(&error), "could not set an accepted connection up");
+    }
+}
+
+/// Sets an accepted connection up that was refused, if an earlier one of its peer is ending: who hangs up and dials again at
+/// once must not be refused for what we have not finished. It waits without a permit, and one for each IP address at most.
+async fn set_up_after_release(kernel: Arc<Kernel>, refused: Refusal, stream: TcpStream, addr: SocketAddr) {
+    let mut place = kernel.registry.queue_up(addr);
+    if place.is_none() {
+        // Whoever has the place may be about to leave it.
+        yield_now().await;
+        place = kernel.registry.queue_up(addr);
+    }
+    let Some(place) = place else { return refuse(&kernel, addr, refused) };
+    let reserved = async {
+        let mut has_given_way = false;
+        loop {
+            match place.outlook() {
+                // The end of the earlier stream came in before this connection, but its reader may not have had its turn yet.
+                Outlook::Refused(_) if !has_given_way => {
+                    has_given_way = true;
+                    _ = timeout(MAX_WAIT_FOR_TURN, place.changed().notified()).await;
+                }
+                Outlook::Refused(refusal) => return Err(refusal),
+                Outlook::Ending => place.changed().notified().await,
+                Outlook::Vacant => {
+                    let Ok(permit) = Arc::clone(&kernel.setups).acquire_owned().await else {
+                        return Err(Refusal::Closed);
+                    };
+                    // Somebody else may have been faster; then what is left is asked anew.
+                    if let Ok(reservation) = kernel.registry.reserve(addr) {
+                        return Ok((reservation, permit));
+                    }
+                }
             }
-            let error = refusal_error(kernel, addr, refusal);
-            debug!(parent: &kernel.span, %addr, %error, "refused a connection");
-            return;
         }
     };
-    let own = Arc::clone(kernel);
-    let setup = async move {
-        let _permit = permit;
-        let setup = set_up(&own, reservation, stream, ConnectionSide::Initiator);
-        if let Err(error) = until_closed(&own, setup).await {
-            debug!(parent: &own.span, %addr, error = error::describe(&error), "could not set an accepted connection up");
-        }
-    };
-    spawn_counted(kernel, None, Box::pin(setup));
+    let in_time = async { Ok(timeout(MAX_WAIT_FOR_RELEASE, reserved).await.unwrap_or(Err(refused))) };
+    let reserved = until_closed(&kernel, in_time).await.unwrap_or(Err(Refusal::Closed));
+    drop(place);
+    match reserved {
+        Ok((reservation, permit)) => Box::pin(set_up_accepted(kernel, reservation, stream, permit)).await,
+        Err(refusal) => refuse(&kernel, addr, refusal),
+    }
+}
+
+/// Says that an accepted connection gets no slot.
+fn refuse(kernel: &Kernel, addr: SocketAddr, refusal: Refusal) {
+    if refusal != Refusal::Closed {
+        kernel.heuristics().inbound_connections_rejected.increment();
+    }
+    let error = refusal_error(kernel, addr, refusal);
+    debug!(parent: &kernel.span, %addr, %error, "refused a connection");
 }
 
 fn refusal_error(kernel: &Kernel, addr: SocketAddr, refusal: Refusal) -> io::Error {
@@ -107,7 +170,7 @@ fn refusal_error(kernel: &Kernel, addr: SocketAddr, refusal: Refusal) -> io::Err
 }
 
 /// Ends a setup when the node closes.
-async fn until_closed(kernel: &Kernel, setup: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+async fn until_closed<T>(kernel: &Kernel, setup: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let closed = wait_until(kernel.registry.changed(), || kernel.registry.is_closed());
     match select(pin!(closed), pin!(setup)).await {
         Either::Left(((), _)) => Err(error::shutting_down()),

@@ -4,11 +4,17 @@ use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use futures_util::{
     StreamExt,
-    future::{BoxFuture, join3},
+    future::{BoxFuture, join},
     stream::FuturesUnordered,
 };
 
-use super::{MAX_STOP_TIME, ending::tear_down};
+use super::{
+    MAX_STOP_TIME,
+    ending::{cut_short, tear_down},
+    outside::{WithRuntime, first_driven},
+};
+use tokio::runtime::Handle;
+
 use crate::{
     kernel::Kernel,
     outbox::MAX_FLUSH_TIME,
@@ -21,11 +27,36 @@ use crate::{
 /// # Cancel safety
 /// The node stays closed; connections whose ending had begun are released at once; another call finishes the rest.
 pub(crate) async fn shut_down(kernel: &Arc<Kernel>) {
+    if Handle::try_current().is_ok() {
+        return shut_down_here(kernel).await;
+    }
+    let runtimes = kernel.registry.all().into_iter().map(|(_, link)| link.runtime().clone());
+    match first_driven(runtimes) {
+        Some(runtime) => WithRuntime::new(runtime, Box::pin(shut_down_here(kernel))).await,
+        None => shut_down_at_once(kernel),
+    }
+}
+
+/// Closes a node that no runtime drives: there is nobody to wait for.
+fn shut_down_at_once(kernel: &Arc<Kernel>) {
+    let claims = kernel.registry.close();
+    kernel.listener.stop();
+    for claim in claims {
+        cut_short(kernel, claim);
+    }
+    for link in kernel.registry.evict_all() {
+        link.stop();
+    }
+    drop(kernel.hooks.take());
+}
+
+async fn shut_down_here(kernel: &Arc<Kernel>) {
     let end = |claim| {
         let kernel = Arc::clone(kernel);
         Box::pin(async move { tear_down(&kernel, claim, None).await }) as BoxFuture<'static, ()>
     };
     let mut endings: Vec<_> = kernel.registry.close().into_iter().map(end).collect();
+    kernel.listener.stop();
     // In the very poll that claimed them, every ending begins its OnDisconnect: whatever is dropped later, it has begun.
     poll_fn(|cx| {
         endings.retain_mut(|ending| ending.as_mut().poll(cx).is_pending());
@@ -65,15 +96,22 @@ impl Drop for Finisher {
 async fn finish_shutdown(kernel: Arc<Kernel>, endings: FuturesUnordered<BoxFuture<'static, ()>>) {
     let hook_time = kernel.hooks.on_disconnect().map_or(Some(Duration::ZERO), |hook| bound(hook.timeout_ms()));
     let limit = hook_time.map(|time| time.saturating_add(MAX_FLUSH_TIME));
+    // Every ending is bounded by as much, but nobody may be polling one that somebody else has claimed: a hook without a
+    // bound is waited for only if it is polled here.
+    let limit_of_others = limit.unwrap_or(MAX_FOREIGN_HOOK_TIME + MAX_FLUSH_TIME);
     let drained = wait_until(kernel.registry.changed(), || kernel.registry.is_closed_and_empty());
-    let all = join3(kernel.listener.stop(), endings.collect::<()>(), drained);
-    if within(limit, all).await.is_none() {
-        // Every ending is bounded by as much, but nobody may be polling one that somebody else has claimed.
-        for link in kernel.registry.evict_all() {
-            link.stop();
+    join(within(limit, endings.collect::<()>()), within(Some(limit_of_others), drained)).await;
+    for link in kernel.registry.evict_all() {
+        if let Some(outbox) = link.outbox() {
+            outbox.set_overdue();
         }
+        link.stop();
     }
     kernel.tasks.wait_for_all(MAX_STOP_TIME).await;
     // The hooks own clones of the user's structs, and these own the node.
     drop(kernel.hooks.take());
 }
+
+/// How long a shutdown waits for an `on_disconnect` without a bound that somebody else is polling, or not: as long as for one
+/// with the default bound.
+const MAX_FOREIGN_HOOK_TIME: Duration = Duration::from_secs(3);

@@ -28,7 +28,8 @@ where
     Self: Clone + Send + Sync + 'static,
 {
     /// How long the hook may take, in milliseconds, before it is dropped and the ending goes on; `u64::MAX` means for
-    /// ever, 0 means as far as it gets without waiting. Default: 3,000.
+    /// ever (but a [`shut_down`](crate::Node::shut_down) waits for a hook that somebody else's call began for at most 3
+    /// seconds then), 0 means as far as it gets without waiting. Default: 3,000.
     const TIMEOUT_MS: u64 = 3_000;
 
     /// Runs once for each connection that ends; `origin` tells what ended it.

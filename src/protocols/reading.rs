@@ -92,8 +92,9 @@ where
     /// Processes one message. A panic ends the connection.
     ///
     /// Here `source` means the connection that the message came from, and no successor at the same address: once the
-    /// connection has ended, a send to it is `NotConnected`, and a `disconnect` of it returns `false`. What is sent to it
-    /// without a receipt may wait until this call awaits or returns: see [`Writing`](super::Writing).
+    /// connection has ended, a send to it is `NotConnected`, a `disconnect` of it returns `false`, and `is_connected` and
+    /// `connection_info` know no connection. What is sent to it without a receipt may wait until this call awaits or
+    /// returns: see [`Writing`](super::Writing).
     ///
     /// # Cancel safety
     /// Dropped at an await when the connection ends.

@@ -20,7 +20,7 @@
 //! | 7 | many dials from one address | `floods::row_07_*` | the limit per address |
 //! | 8 | IPv4-mapped addresses | `addresses::row_08_*` | the limit per address |
 //! | 9 | a crowd | `floods::row_09_*` | the limit |
-//! | 10 | own addresses | `addresses::row_10_*`, `netns` `addresses::row_10_*` | being the same node |
+//! | 10 | own addresses, and others at the same port | `addresses::row_10_*`, `netns` `addresses::row_10_*` | being the same node; somebody else |
 //! | 11 | frames that never end | `frames::row_11_*` | the idle timeout |
 //! | 12 | headers that announce 4 GiB | `frames::row_12_*` | the codec's limit |
 //! | 13 | large messages, then nothing | `frames::row_13_*` | a decoder that lets go |
@@ -33,7 +33,7 @@
 //! | 20 | a pulled cable | `netns` `cable::row_20_*` | the idle timeout |
 //! | 21 | a peer that reboots | `successors::row_21_*`, `netns` `cable::row_21_*` | the bound of `on_disconnect` |
 //! | 22 | half-closed connections | `writes::row_22_*` | receipts |
-//! | 23 | sockets killed by the OS | `netns` `kills::row_23_*` | a reader that notices |
+//! | 23 | sockets killed by the OS, the listener's too | `netns` `kills::row_23_*` | a reader that notices; the kill |
 //! | 24 | shutdowns | `endings::row_24_*`; also `tests/shutdown*.rs` | the bound of `on_disconnect` |
 //! | 25 | many connections from one port | `successors::row_25_*` | identity: stale ends by address |
 //! | 26 | settings at their ends, clocks | `settings::row_26_*`; also `tests/timeouts.rs` | the largest and smallest values; honesty; messages in time |

@@ -20,6 +20,8 @@ fn every_address<const ITSELF: bool>(stage: &Stage) -> Verdict {
     set_up();
     for command in [
         "ip addr replace 10.77.0.1/24 dev lo",
+        // For the second address of a subnet the system takes the first one as the source of a dial.
+        "ip addr replace 10.77.0.2/24 dev lo",
         "ip addr replace 10.78.0.1/32 dev lo",
         "ip addr replace fd77::1/64 dev lo nodad",
     ] {
@@ -27,8 +29,8 @@ fn every_address<const ITSELF: bool>(stage: &Stage) -> Verdict {
     }
     let mut refused = 0;
     for (bound_to, dialled) in [
-        ("0.0.0.0:0", &["10.77.0.1", "10.78.0.1", "127.0.0.1"][..]),
-        ("[::]:0", &["10.77.0.1", "10.78.0.1", "fd77::1", "::1", "::ffff:10.77.0.1"]),
+        ("0.0.0.0:0", &["10.77.0.1", "10.77.0.2", "10.78.0.1", "127.0.0.1", "::ffff:10.77.0.2"][..]),
+        ("[::]:0", &["10.77.0.1", "10.77.0.2", "10.78.0.1", "fd77::1", "::1", "::ffff:10.77.0.1"]),
     ] {
         let listener_addr = Some(bound_to.parse().unwrap());
         let (victim, bound) = stage.victim::<Calm>(Config { listener_addr, ..attack::config(0) });
@@ -55,4 +57,35 @@ fn every_address<const ITSELF: bool>(stage: &Stage) -> Verdict {
 
 netns_row!(row_10_a_node_does_not_connect_to_itself_at_any_address, every_address::<true>, [
     "being the same node" off: every_address::<false> => "Ok(())",
+]);
+
+/// A node bound to every address of one family dials somebody else who listens at the same port of the other family; or, as
+/// the canary, nobody else does.
+fn the_other_family<const IS_THERE: bool>(stage: &Stage) -> Verdict {
+    set_up();
+    run("ip addr replace 10.77.0.1/24 dev lo");
+    run("ip addr replace fd77::1/64 dev lo nodad");
+    // Of all new sockets in this namespace.
+    std::fs::write("/proc/sys/net/ipv6/bindv6only", "1").map_err(|error| format!("bindv6only: {error}"))?;
+    for (bound_to, others, dialled) in [
+        ("0.0.0.0:0", "[::]", &["fd77::1", "::1", "::"][..]),
+        ("[::]:0", "0.0.0.0", &["10.77.0.1", "127.0.0.1", "0.0.0.0"]),
+    ] {
+        let listener_addr = Some(bound_to.parse().unwrap());
+        let (victim, bound) = stage.victim::<Calm>(Config { listener_addr, ..attack::config(0) });
+        let other = format!("{others}:{}", bound.port());
+        let _other =
+            IS_THERE.then(|| std::net::TcpListener::bind(other)).transpose().map_err(|error| error.to_string())?;
+        for ip in dialled {
+            let target = SocketAddr::new(ip.parse().unwrap(), bound.port());
+            let result = stage.inside(victim.node().connect(target)).map_err(|error| error.kind());
+            ensure(result.is_ok(), || format!("{target}, bound to {bound}: {result:?}"))?;
+            ensure(stage.inside(victim.node().disconnect(target)), || format!("{target} is gone"))?;
+        }
+    }
+    Ok("all dials of the other family arrived".into())
+}
+
+netns_row!(row_10_somebody_else_at_the_same_port_of_the_other_family_is_no_self, the_other_family::<true>, [
+    "somebody else" off: the_other_family::<false> => "ConnectionRefused",
 ]);

@@ -366,4 +366,14 @@ table! {
             ];
         unknown_addresses_are_harmless on OneThread;
     }
+    undriven {
+        a_listener_can_be_switched_off on OneThread,
+            differs: "promised: when switching off has returned, a dial is refused; whoever asks closes the socket",
+            ours: ["off: None", r#"listening_addr: "AddrNotAvailable""#, r#"a dial: "ConnectionRefused (os error 111)""#],
+            published: ["off: None", r#"listening_addr: "AddrNotAvailable""#, r#"a dial: "ok""#];
+        a_shutdown_ends on OneThread,
+            differs: "promised: when shut_down has returned, a dial is refused; whoever asks closes the socket",
+            ours: [r#"a dial: "ConnectionRefused (os error 111)""#],
+            published: [r#"a dial: "ok""#];
+    }
 }

@@ -22,4 +22,5 @@ pub(crate) mod receipts;
 pub(crate) mod shutdown;
 pub(crate) mod streams;
 pub(crate) mod topologies;
+pub(crate) mod undriven;
 pub(crate) mod writing;

@@ -53,7 +53,7 @@ pub(crate) struct ReadSettings {
     pub(crate) depth: usize,
     /// Whether a full queue stops the reading; if not, what does not fit is dropped.
     pub(crate) backpressure: bool,
-    /// The capacity taken when bytes arrive.
+    /// How many bytes one read may take.
     pub(crate) buffer_size: usize,
     /// How long to wait for the next complete message.
     pub(crate) idle_timeout: Option<Duration>,
@@ -287,8 +287,8 @@ where
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let buffer = scratch::make_room(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
-        match ready!(poll_read_buf(Pin::new(&mut self.half), cx, buffer)) {
+        let mut room = scratch::make_room(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
+        match ready!(poll_read_buf(Pin::new(&mut self.half), cx, &mut room)) {
             // Asked after the read: the end of a connection discards input only when it has said that it is the end.
             Ok(_) if self.observer.has_ended() => self.end = Some(Box::new(ReadEnd::Stopped)),
             Ok(0) => self.eof = true,
@@ -307,7 +307,7 @@ where
 
     /// Decodes until the decoder needs more bytes, the queue is full, or the stream cannot go on.
     fn decode_available(&mut self) {
-        let buffer = scratch::restore(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
+        let buffer = scratch::restore(&mut self.buffer, &mut self.remainder);
         let mut tally = Tally { observer: &self.observer, messages: 0, bytes: 0, dropped: 0 };
         loop {
             let is_full = self.queue.len() >= self.settings.depth;

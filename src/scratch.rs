@@ -2,7 +2,8 @@
 //!
 //! A message may keep a part of the buffer that it was decoded from. The rest stays the spare one, so that small messages
 //! that arrive one by one, on whatever connections, share a buffer with the batches of their replies instead of keeping one
-//! each.
+//! each. Every read therefore begins in the spare buffer, whatever size the user has chosen: a smaller size limits how much
+//! one read takes, and a larger buffer is taken only for a message that fills the spare one.
 
 use std::{
     cell::Cell,
@@ -11,7 +12,7 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut, buf::Limit};
 
 /// The capacity of a spare buffer: the default `INITIAL_BUFFER_SIZE` of both directions.
 pub(crate) const CAPACITY: usize = 64 * 1024;
@@ -19,8 +20,10 @@ pub(crate) const CAPACITY: usize = 64 * 1024;
 /// The least room for which the rest of a buffer is worth keeping.
 pub(crate) const MIN_ROOM: usize = 4 * 1024;
 
-/// The largest piece of an incomplete message for which it pays to give the buffer back and copy the piece.
-const SMALL_REMAINDER: usize = 1024;
+/// The largest piece of an incomplete message for which the buffer is given back and the piece copied. A peer that sends a
+/// byte at a time makes us copy that much each time, which is still less than its read costs; without that, the message
+/// could keep a whole buffer.
+const SMALL_REMAINDER: usize = 8 * 1024;
 
 /// A queue with one place that takes at most this much memory is kept while a connection is idle.
 const SMALL_RING: usize = 256;
@@ -33,11 +36,13 @@ pub(crate) struct Buffer {
     bytes: BytesMut,
     /// How many bytes have been taken off its front.
     taken_off: usize,
+    /// Whether no batch gets it while messages have a part of it.
+    is_for_reads: bool,
 }
 
 impl Buffer {
     pub(crate) fn with_capacity(capacity: usize) -> Box<Self> {
-        Box::new(Self { bytes: BytesMut::with_capacity(capacity), taken_off: 0 })
+        Box::new(Self { bytes: BytesMut::with_capacity(capacity), ..Self::default() })
     }
 
     pub(crate) fn take_off(&mut self, count: usize) {
@@ -88,12 +93,19 @@ thread_local! {
 /// left of the spare buffer.
 #[inline]
 pub(crate) fn take(size: usize, least: usize) -> Box<Buffer> {
-    if size != CAPACITY {
-        return Buffer::with_capacity(size);
-    }
+    if size == CAPACITY { take_spare(least) } else { Buffer::with_capacity(size) }
+}
+
+/// Returns what is left of the spare buffer, or a new one, with room for at least `least` bytes.
+#[inline]
+fn take_spare(least: usize) -> Box<Buffer> {
     let mut buffer = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
+    let is_kept_back = least > MIN_ROOM && buffer.is_for_reads;
     // All of it, if the messages that had parts of it are gone; asked only now and then.
-    if buffer.capacity() < CAPACITY / 2 && !buffer.try_reclaim(CAPACITY) && buffer.capacity() < least {
+    if (buffer.capacity() < CAPACITY / 2 || is_kept_back)
+        && !buffer.try_reclaim(CAPACITY)
+        && (buffer.capacity() < least || is_kept_back)
+    {
         if buffer.capacity() >= MIN_ROOM {
             // It still does for a read, and is known by where it lies.
             give(buffer);
@@ -102,6 +114,7 @@ pub(crate) fn take(size: usize, least: usize) -> Box<Buffer> {
         **buffer = BytesMut::with_capacity(CAPACITY);
     }
     if buffer.capacity() == CAPACITY {
+        buffer.is_for_reads = false;
         LENT.set(buffer.as_ptr().addr());
     }
     buffer
@@ -121,38 +134,65 @@ pub(crate) fn give(mut buffer: Box<Buffer>) {
             let rest = spare.take().filter(|rest| rest.capacity() < buffer.capacity());
             spare.set(Some(rest.unwrap_or(buffer)));
         });
+    } else if buffer.capacity() >= MIN_ROOM {
+        keep_spare_for_reads();
     }
 }
 
-/// Makes room in a read buffer for one sensible read of about `size` bytes.
+/// Sees to it that the rest of the spare buffer is there for the next read.
+///
+/// A batch that waits for its peer keeps the rest of a buffer that long; whoever reads meanwhile takes a new one, and of the
+/// two rests one is lost. That may happen once per buffer, but not once per batch.
+#[cold]
+fn keep_spare_for_reads() {
+    let _gone_with_the_thread = SPARE.try_with(|spare| {
+        let mut rest = spare.take();
+        if let Some(rest) = &mut rest {
+            rest.is_for_reads = true;
+        }
+        spare.set(rest);
+    });
+}
+
+/// Makes room in a read buffer for one sensible read of `size` bytes at most, or of what the decoder has reserved.
 #[inline]
-pub(crate) fn make_room<'a>(lent: &'a mut Lent, remainder: &mut Remainder, size: usize) -> &'a mut BytesMut {
-    let buffer = restore(lent, remainder, size);
+pub(crate) fn make_room<'a>(lent: &'a mut Lent, remainder: &mut Remainder, size: usize) -> Limit<&'a mut BytesMut> {
+    let buffer = restore(lent, remainder);
     let held = buffer.len();
-    let spare = buffer.capacity() - held;
+    let room = buffer.capacity() - held;
     // A large message is left the room that its decoder reserved; only a small remainder is worth moving.
-    if spare > 0 && (spare >= size / 2 || held >= size / 2) {
-        return buffer;
+    if room == 0 || (room < CAPACITY / 2 && held < CAPACITY / 2) {
+        renew(buffer, room, size);
     }
-    let wanted = if held < size / 2 { size - held } else { size };
+    // A message that is larger than such a read is not read in small pieces, though.
+    let is_limited = size < CAPACITY && buffer.capacity() <= CAPACITY;
+    let limit = if is_limited { size.max(held) } else { usize::MAX };
+    (&mut ***buffer).limit(limit)
+}
+
+/// Gets more room for a buffer that has little left.
+#[inline]
+fn renew(buffer: &mut Box<Buffer>, room: usize, size: usize) {
+    let held = buffer.len();
+    let wanted = if held < CAPACITY / 2 { CAPACITY - held } else { CAPACITY };
     // Where others have a part of the buffer, it is used up to its end.
-    if buffer.try_reclaim(wanted) || spare >= MIN_ROOM {
-        return buffer;
+    if buffer.try_reclaim(wanted) || room >= MIN_ROOM {
+        return;
     }
     if held <= SMALL_REMAINDER {
-        let used_up = mem::replace(buffer, take(size, MIN_ROOM));
+        let used_up = mem::replace(buffer, take_spare(MIN_ROOM));
         buffer.extend_from_slice(&used_up);
     } else {
-        buffer.reserve(wanted);
+        // What is kept of it will be this message, a quarter of it at least.
+        buffer.reserve(wanted.max(size.min(held * 3)));
     }
-    buffer
 }
 
-/// Takes a buffer of about `size` bytes, unless there is one, and puts the remainder into it.
+/// Takes a buffer, unless there is one, and puts the remainder into it.
 #[inline]
-pub(crate) fn restore<'a>(lent: &'a mut Lent, remainder: &mut Remainder, size: usize) -> &'a mut Box<Buffer> {
+pub(crate) fn restore<'a>(lent: &'a mut Lent, remainder: &mut Remainder) -> &'a mut Box<Buffer> {
     lent.get_or_insert_with(|| {
-        let mut buffer = take(size, MIN_ROOM);
+        let mut buffer = take_spare(MIN_ROOM);
         if !remainder.is_empty() {
             buffer.extend_from_slice(&mem::take(remainder));
         }
@@ -251,14 +291,66 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_waits_takes_the_rest_from_reads_only_once() {
+        let mut messages = Vec::new();
+        let mut read = || {
+            let (mut lent, mut remainder) = (None, Remainder::default());
+            make_room(&mut lent, &mut remainder, CAPACITY).put_slice(b"hello");
+            messages.push(lent.as_mut().unwrap().split_to(5));
+            release(&mut lent, &mut remainder);
+        };
+        read();
+        for _ in 0..100 {
+            let batch = take(CAPACITY, CAPACITY / 2);
+            read();
+            give(batch);
+        }
+        let mut buffers: Vec<_> = messages.iter().map(|message| message.as_ptr().addr()).collect();
+        buffers.dedup_by_key(|addr| *addr / CAPACITY);
+        assert!(buffers.len() <= 4, "{} messages are in {} places", messages.len(), buffers.len());
+    }
+
+    #[test]
+    fn a_read_takes_no_more_than_its_size_and_what_the_message_under_way_has_shown() {
+        for (size, held, room) in [(1, 0, 1), (1_024, 0, 1_024), (1_024, 300, 1_024), (1_024, 5_000, 5_000)] {
+            let (mut lent, mut remainder) = (None, Remainder::default());
+            restore(&mut lent, &mut remainder).resize(held, 7);
+            assert_eq!(make_room(&mut lent, &mut remainder, size).remaining_mut(), room, "{size}, {held}");
+            assert!(lent.unwrap().capacity() <= CAPACITY, "{size}, {held}");
+        }
+    }
+
+    #[test]
+    fn only_a_message_that_fills_the_spare_buffer_gets_a_larger_one() {
+        const LARGEST: usize = 64 * 1024 * 1024;
+        for size in [CAPACITY, 16 * CAPACITY, LARGEST] {
+            let (mut lent, mut remainder) = (None, Remainder::default());
+            loop {
+                let before = lent.as_deref().map_or(0, |buffer: &Buffer| buffer.capacity());
+                let room = make_room(&mut lent, &mut remainder, size);
+                room.into_inner().resize(before.max(1), 7);
+                let buffer = lent.as_ref().unwrap();
+                assert!(buffer.capacity() <= CAPACITY.max(4 * buffer.len()), "{size}: {}", buffer.capacity());
+                if buffer.len() >= LARGEST / 4 {
+                    break;
+                }
+            }
+            let grown = lent.as_mut().unwrap().split_to(1_000);
+            give_back(&mut lent);
+            assert!(SPARE.take().is_none(), "{size}: a larger one is not kept");
+            drop(grown);
+        }
+    }
+
+    #[test]
     fn a_remainder_needs_no_buffer() {
         let (mut lent, mut remainder) = (None, Remainder::default());
-        make_room(&mut lent, &mut remainder, CAPACITY).extend_from_slice(&[7; SMALL_REMAINDER]);
+        make_room(&mut lent, &mut remainder, CAPACITY).put_slice(&[7; SMALL_REMAINDER]);
         release(&mut lent, &mut remainder);
         assert!(lent.is_none());
         assert_eq!(remainder[..], [7; SMALL_REMAINDER]);
-        let buffer = make_room(&mut lent, &mut remainder, CAPACITY);
-        assert_eq!(buffer[..], [7; SMALL_REMAINDER]);
+        let mut buffer = make_room(&mut lent, &mut remainder, CAPACITY);
+        assert_eq!(buffer.get_ref()[..], [7; SMALL_REMAINDER]);
         assert!(remainder.is_empty());
 
         buffer.put_u8(7);

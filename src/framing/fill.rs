@@ -102,8 +102,8 @@ where
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let buffer = scratch::make_room(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
-        match ready!(poll_read_buf(Pin::new(&mut self.half), cx, buffer)) {
+        let mut room = scratch::make_room(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
+        match ready!(poll_read_buf(Pin::new(&mut self.half), cx, &mut room)) {
             // Asked after the read: the end of a connection discards input only when it has said that it is the end.
             Ok(_) if self.observer.has_ended() => self.end = Some(Box::new(ReadEnd::Stopped)),
             Ok(0) => {
@@ -134,7 +134,7 @@ where
     /// Decodes until the decoder needs more bytes, the queue is full, or the stream cannot go on, but so many messages at
     /// most; returns how many.
     fn decode_available(&mut self, slice: usize) -> usize {
-        let buffer = scratch::restore(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
+        let buffer = scratch::restore(&mut self.buffer, &mut self.remainder);
         let mut tally = Tally { observer: &self.observer, messages: 0, bytes: 0, dropped: 0 };
         loop {
             let is_full = self.queue.len() >= self.settings.depth;

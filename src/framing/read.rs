@@ -50,7 +50,7 @@ pub(crate) struct ReadSettings {
     pub(crate) depth: usize,
     /// Whether a full queue stops the reading; if not, what does not fit is dropped.
     pub(crate) backpressure: bool,
-    /// The capacity taken when bytes arrive.
+    /// How many bytes one read may take.
     pub(crate) buffer_size: usize,
     /// How long to wait for the next complete message.
     pub(crate) idle_timeout: Option<Duration>,

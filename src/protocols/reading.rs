@@ -70,8 +70,10 @@ where
     /// once a second per node. Default: `true`.
     const BACKPRESSURE: bool = true;
 
-    /// The capacity of the read buffer, in bytes, taken to read and given back when none are left; 0 means 8 KiB, and
-    /// 64 MiB are the most. Default: 64 KiB, for which each thread keeps a buffer; another size is allocated each time.
+    /// How many bytes one read may take; 0 means 8 KiB, and 64 MiB are the most. Every read begins in a buffer of 64 KiB that
+    /// the thread keeps, and a larger one is allocated only for a message that fills it: a size above 64 KiB is how far such a
+    /// message's buffer may grow in one step, to four times what has arrived of it. A size below 64 KiB does not keep a message
+    /// that is larger than it from being read in larger steps. Default: 64 KiB.
     const INITIAL_BUFFER_SIZE: usize = 65_536;
 
     /// How long to wait for the next complete message, in milliseconds; 0 means for ever. The clock also runs while a message

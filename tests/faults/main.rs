@@ -39,6 +39,12 @@
 //! | 26 | settings at their ends, clocks | `settings::row_26_*`; also `tests/timeouts.rs` | the largest and smallest values; honesty; messages in time |
 //! | 27 | limits and their knobs | `settings::row_27_*`; also `tests/limits.rs`, `tests/writing.rs` | the right value |
 //! | 28 | rows 1, 4, 5, 12 and 15 at a high rate | `quiet::row_28_*` | the level of the lines |
+//! | 29 | silent and deaf peers beside floods whose messages cost something | `turns::row_29_*` | the two timeouts |
+//! | 30 | a thousand requests in one write | `turns::row_30_*` | answering inside of `process_message` |
+//! | 31 | 16 floods whose messages cost something | `turns::row_31_*` | messages that take little time |
+//! | 32 | last words while the other side sends | `last_words::row_32_*` | a graceful end |
+//! | 33 | requests of a client that has gone, answered | `last_words::row_33_*` | the 3 s for the rest |
+//! | 34 | resets and truncated ends behind decoded messages | `last_words::row_34_*` | a well-formed stream |
 //!
 //! `netns` is the target of the rows that need root.
 
@@ -55,9 +61,11 @@ mod decoders;
 mod endings;
 mod floods;
 mod frames;
+mod last_words;
 mod quiet;
 mod settings;
 mod setups;
 mod starvation;
 mod successors;
+mod turns;
 mod writes;

@@ -2,8 +2,8 @@
 //!
 //! A message may keep a part of the buffer that it was decoded from. The rest stays the spare one, so that small messages
 //! that arrive one by one, on whatever connections, share a buffer with the batches of their replies instead of keeping one
-//! each. Every read therefore begins in the spare buffer, whatever size the user has chosen: a smaller size limits how much
-//! one read takes, and a larger buffer is taken only for a message that fills the spare one.
+//! each. That is so whatever size of a read the user has chosen: a smaller one limits how much a read into the spare buffer
+//! takes, and what a larger read leaves mostly empty is moved out of its buffer before it is decoded.
 
 use std::{
     cell::Cell,
@@ -25,6 +25,9 @@ pub(crate) const MIN_ROOM: usize = 4 * 1024;
 /// could keep a whole buffer.
 const SMALL_REMAINDER: usize = 8 * 1024;
 
+/// The same of a buffer that is larger than the usual one.
+const TINY_REMAINDER: usize = 1024;
+
 /// A queue with one place that takes at most this much memory is kept while a connection is idle.
 const SMALL_RING: usize = 256;
 
@@ -38,6 +41,8 @@ pub(crate) struct Buffer {
     taken_off: usize,
     /// Whether no batch gets it while messages have a part of it.
     is_for_reads: bool,
+    /// Whether it was made for a large read that has not been looked at yet.
+    is_for_large_read: bool,
 }
 
 impl Buffer {
@@ -93,14 +98,14 @@ thread_local! {
 /// left of the spare buffer.
 #[inline]
 pub(crate) fn take(size: usize, least: usize) -> Box<Buffer> {
-    if size == CAPACITY { take_spare(least) } else { Buffer::with_capacity(size) }
+    if size == CAPACITY { take_spare(least, true) } else { Buffer::with_capacity(size) }
 }
 
 /// Returns what is left of the spare buffer, or a new one, with room for at least `least` bytes.
 #[inline]
-fn take_spare(least: usize) -> Box<Buffer> {
+fn take_spare(least: usize, is_batch: bool) -> Box<Buffer> {
     let mut buffer = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
-    let is_kept_back = least > MIN_ROOM && buffer.is_for_reads;
+    let is_kept_back = is_batch && buffer.is_for_reads;
     // All of it, if the messages that had parts of it are gone; asked only now and then.
     if (buffer.capacity() < CAPACITY / 2 || is_kept_back)
         && !buffer.try_reclaim(CAPACITY)
@@ -126,8 +131,11 @@ pub(crate) fn give(mut buffer: Box<Buffer>) {
     buffer.clear();
     let before = buffer.as_ptr().addr().wrapping_sub(LENT.get());
     let is_lent = before < CAPACITY && before + buffer.capacity() <= CAPACITY && buffer.capacity() >= MIN_ROOM;
-    // The second question finds buffers that grew, even where a consumed front hides it.
-    if is_lent || (!buffer.try_reclaim(CAPACITY + 1) && buffer.try_reclaim(CAPACITY)) {
+    // Finds buffers that grew, even where a consumed front hides it.
+    if !is_lent && buffer.try_reclaim(CAPACITY + 1) {
+        return;
+    }
+    if is_lent || buffer.try_reclaim(CAPACITY) {
         // The thread-local is out of reach only while the thread itself ends.
         let _gone_with_the_thread = SPARE.try_with(|spare| {
             // What is left of another one is used up first: a whole one is cheap to make, and kept messages share the rest.
@@ -157,7 +165,7 @@ fn keep_spare_for_reads() {
 /// Makes room in a read buffer for one sensible read of `size` bytes at most, or of what the decoder has reserved.
 #[inline]
 pub(crate) fn make_room<'a>(lent: &'a mut Lent, remainder: &mut Remainder, size: usize) -> Limit<&'a mut BytesMut> {
-    let buffer = restore(lent, remainder);
+    let buffer = hold(lent, remainder, size);
     let held = buffer.len();
     let room = buffer.capacity() - held;
     // A large message is left the room that its decoder reserved; only a small remainder is worth moving.
@@ -180,7 +188,7 @@ fn renew(buffer: &mut Box<Buffer>, room: usize, size: usize) {
         return;
     }
     if held <= SMALL_REMAINDER {
-        let used_up = mem::replace(buffer, take_spare(MIN_ROOM));
+        let used_up = mem::replace(buffer, take_for_read(size));
         buffer.extend_from_slice(&used_up);
     } else {
         // What is kept of it will be this message, a quarter of it at least.
@@ -188,11 +196,21 @@ fn renew(buffer: &mut Box<Buffer>, room: usize, size: usize) {
     }
 }
 
-/// Takes a buffer, unless there is one, and puts the remainder into it.
+/// Returns the buffer whose bytes are to be decoded; takes one, unless there is one, and puts the remainder into it.
 #[inline]
-pub(crate) fn restore<'a>(lent: &'a mut Lent, remainder: &mut Remainder) -> &'a mut Box<Buffer> {
+pub(crate) fn restore<'a>(lent: &'a mut Lent, remainder: &mut Remainder, size: usize) -> &'a mut Box<Buffer> {
+    let buffer = hold(lent, remainder, size);
+    if size > CAPACITY {
+        settle(buffer);
+    }
+    buffer
+}
+
+/// Takes a buffer for a read, unless there is one, and puts the remainder into it.
+#[inline]
+fn hold<'a>(lent: &'a mut Lent, remainder: &mut Remainder, size: usize) -> &'a mut Box<Buffer> {
     lent.get_or_insert_with(|| {
-        let mut buffer = take_spare(MIN_ROOM);
+        let mut buffer = take_for_read(size);
         if !remainder.is_empty() {
             buffer.extend_from_slice(&mem::take(remainder));
         }
@@ -200,11 +218,41 @@ pub(crate) fn restore<'a>(lent: &'a mut Lent, remainder: &mut Remainder) -> &'a 
     })
 }
 
+#[inline]
+fn take_for_read(size: usize) -> Box<Buffer> {
+    if size > CAPACITY {
+        let mut buffer = Buffer::with_capacity(size);
+        buffer.is_for_large_read = true;
+        return buffer;
+    }
+    take_spare(MIN_ROOM, false)
+}
+
+/// Moves what a large read has brought, if that is little, to where messages do not keep much more than themselves.
+fn settle(buffer: &mut Box<Buffer>) {
+    let held = buffer.len();
+    // A buffer that a decoder has made larger is to be filled.
+    if !mem::take(&mut buffer.is_for_large_read) || held >= buffer.capacity() / 4 {
+        return;
+    }
+    let mut place = take_spare(MIN_ROOM, false);
+    if place.capacity() < held || held > CAPACITY / 2 {
+        give(place);
+        // With room for the rest of the last message.
+        place = Buffer::with_capacity(held * 2);
+    }
+    place.extend_from_slice(buffer);
+    *buffer = place;
+}
+
 /// Gives a read buffer back if it holds nothing, or so little that copying it costs less than keeping the buffer.
 #[inline]
 pub(crate) fn release(lent: &mut Lent, remainder: &mut Remainder) {
     let Some(buffer) = lent else { return };
-    if buffer.len() <= SMALL_REMAINDER {
+    // What a decoder has made larger was so for what is to come.
+    let limit =
+        if buffer.capacity() <= CAPACITY || buffer.is_for_large_read { SMALL_REMAINDER } else { TINY_REMAINDER };
+    if buffer.len() <= limit {
         if !buffer.is_empty() {
             *remainder = Remainder::from(&buffer[..]);
         }
@@ -314,14 +362,14 @@ mod tests {
     fn a_read_takes_no_more_than_its_size_and_what_the_message_under_way_has_shown() {
         for (size, held, room) in [(1, 0, 1), (1_024, 0, 1_024), (1_024, 300, 1_024), (1_024, 5_000, 5_000)] {
             let (mut lent, mut remainder) = (None, Remainder::default());
-            restore(&mut lent, &mut remainder).resize(held, 7);
+            restore(&mut lent, &mut remainder, size).resize(held, 7);
             assert_eq!(make_room(&mut lent, &mut remainder, size).remaining_mut(), room, "{size}, {held}");
             assert!(lent.unwrap().capacity() <= CAPACITY, "{size}, {held}");
         }
     }
 
     #[test]
-    fn only_a_message_that_fills_the_spare_buffer_gets_a_larger_one() {
+    fn only_a_message_that_needs_it_or_a_read_that_fills_it_has_a_larger_buffer() {
         const LARGEST: usize = 64 * 1024 * 1024;
         for size in [CAPACITY, 16 * CAPACITY, LARGEST] {
             let (mut lent, mut remainder) = (None, Remainder::default());
@@ -329,7 +377,7 @@ mod tests {
                 let before = lent.as_deref().map_or(0, |buffer: &Buffer| buffer.capacity());
                 let room = make_room(&mut lent, &mut remainder, size);
                 room.into_inner().resize(before.max(1), 7);
-                let buffer = lent.as_ref().unwrap();
+                let buffer = restore(&mut lent, &mut remainder, size);
                 assert!(buffer.capacity() <= CAPACITY.max(4 * buffer.len()), "{size}: {}", buffer.capacity());
                 if buffer.len() >= LARGEST / 4 {
                     break;
@@ -339,6 +387,20 @@ mod tests {
             give_back(&mut lent);
             assert!(SPARE.take().is_none(), "{size}: a larger one is not kept");
             drop(grown);
+        }
+    }
+
+    #[test]
+    fn what_a_large_read_leaves_mostly_empty_is_moved_before_it_is_decoded() {
+        const SIZE: usize = 1024 * 1024;
+        for (count, most) in [(5, CAPACITY), (CAPACITY, 2 * CAPACITY), (SIZE / 4 - 1, SIZE / 2), (SIZE / 4, SIZE)] {
+            let (mut lent, mut remainder) = (None, Remainder::default());
+            let mut room = make_room(&mut lent, &mut remainder, SIZE);
+            assert_eq!(room.get_ref().capacity(), SIZE, "the read may take all of it");
+            room.put_slice(&vec![7; count]);
+            let buffer = restore(&mut lent, &mut remainder, SIZE);
+            assert_eq!(buffer[..], vec![7; count]);
+            assert!(buffer.capacity() <= most, "{} B for {count} B", buffer.capacity());
         }
     }
 

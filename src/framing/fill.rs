@@ -134,7 +134,7 @@ where
     /// Decodes until the decoder needs more bytes, the queue is full, or the stream cannot go on, but so many messages at
     /// most; returns how many.
     fn decode_available(&mut self, slice: usize) -> usize {
-        let buffer = scratch::restore(&mut self.buffer, &mut self.remainder);
+        let buffer = scratch::restore(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
         let mut tally = Tally { observer: &self.observer, messages: 0, bytes: 0, dropped: 0 };
         loop {
             let is_full = self.queue.len() >= self.settings.depth;

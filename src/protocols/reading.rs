@@ -70,10 +70,10 @@ where
     /// once a second per node. Default: `true`.
     const BACKPRESSURE: bool = true;
 
-    /// How many bytes one read may take; 0 means 8 KiB, and 64 MiB are the most. Every read begins in a buffer of 64 KiB that
-    /// the thread keeps, and a larger one is allocated only for a message that fills it: a size above 64 KiB is how far such a
-    /// message's buffer may grow in one step, to four times what has arrived of it. A size below 64 KiB does not keep a message
-    /// that is larger than it from being read in larger steps. Default: 64 KiB.
+    /// How many bytes one read may take; 0 means 8 KiB, and 64 MiB are the most. Up to 64 KiB, reads share a buffer of 64 KiB
+    /// that each thread keeps, and a message that is larger than the size is read in larger steps. Above, a buffer of the
+    /// size is allocated for the read, and bytes that fill less than a quarter of it are copied out of it before they are
+    /// decoded. Either way, messages that are kept do not keep a buffer each. Default: 64 KiB.
     const INITIAL_BUFFER_SIZE: usize = 65_536;
 
     /// How long to wait for the next complete message, in milliseconds; 0 means for ever. The clock also runs while a message

@@ -108,9 +108,10 @@ impl Kernel {
         let own = scope::connection_with(self.identity(), addr);
         // Most messages are only queued, and to hold the link for that would cost as much again.
         let reached = self.registry.visit(addr, |link| {
-            let is_meant = own.is_none_or(|own| own == link.info().identity());
-            // A connection that is older than Writing has no outbox.
-            let Some(outbox) = link.outbox().filter(|_| is_meant) else { return Reached::Nobody };
+            if own.is_some_and(|own| own != link.info().identity()) {
+                return Reached::Nobody;
+            }
+            let Some(outbox) = link.outbox() else { return Reached::OlderThanWriting };
             let Some(outbox) = typed::<M>(outbox) else { return Reached::OtherType };
             match outbox.place(&mut item, false) {
                 Placed::Queued => Reached::Queue,
@@ -121,6 +122,9 @@ impl Kernel {
             Some(Reached::Queue) => return Ok(()),
             Some(Reached::Link(link, placed)) => (link, placed),
             Some(Reached::OtherType) => return Err(error::writing_unsupported()),
+            Some(Reached::OlderThanWriting) => {
+                return Err(self.why_nobody_writes().unwrap_or_else(|| error::older_than_writing(addr)));
+            }
             Some(Reached::Nobody) | None => {
                 return Err(self.why_nobody_writes().unwrap_or_else(|| error::not_connected(addr)));
             }
@@ -137,21 +141,25 @@ impl Kernel {
         }
     }
 
-    /// Queues a clone of a message for every peer; tells which peers do not get it.
+    /// Queues a clone of a message for every peer; tells which peers do not get it, and why.
     pub(crate) fn send_to_all<M: Clone + Send + 'static>(
         self: &Arc<Self>,
         message: &M,
-        mut refused: impl FnMut(SocketAddr, PushError),
+        mut skipped: impl FnMut(SocketAddr, &'static str),
     ) -> io::Result<()> {
         if let Some(error) = self.why_nobody_writes() {
             return Err(error);
         }
         for (addr, link) in self.registry.all() {
-            let Some(outbox) = link.outbox() else { continue };
+            let Some(outbox) = link.outbox() else {
+                skipped(addr, "Writing was enabled after this connection was set up");
+                continue;
+            };
             match typed::<M>(outbox).ok_or_else(error::writing_unsupported)?.push(message.clone(), None) {
                 Ok(Queued::Expected) => {}
                 Ok(Queued::First) => lifecycle::start_writer(self, &link),
-                Err(error) => refused(addr, error),
+                Err(PushError::Full) => skipped(addr, "its queue is full"),
+                Err(PushError::Closed) => skipped(addr, "the connection is ending"),
             }
         }
         Ok(())
@@ -175,8 +183,10 @@ enum Reached<M> {
     Queue,
     /// The rest is to be done.
     Link(Arc<Link>, Placed<M>),
-    /// The connection has no outbox, or is not the one that the sender means.
+    /// The connection is not the one that the sender means.
     Nobody,
+    /// The connection has no outbox.
+    OlderThanWriting,
     /// Writing was enabled with another type of messages.
     OtherType,
 }

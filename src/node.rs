@@ -3,7 +3,7 @@
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpSocket;
-use tracing::Span;
+use tracing::{Span, debug, field::display};
 
 use crate::{
     config::Config, connection::ConnectionInfo, error, heuristics::Heuristics, kernel::Kernel, lifecycle, stats::Stats,
@@ -71,7 +71,12 @@ impl Node {
     /// # Cancel safety
     /// Switching on happens wholly or not at all. Switching off happens once it has begun; the next call waits for it.
     pub async fn toggle_listener(&self) -> io::Result<Option<SocketAddr>> {
-        self.0.listener.toggle(&self.0).await
+        let toggled = self.0.listener.toggle(&self.0).await;
+        if let Err(error) = &toggled {
+            let addr = self.0.config.listener_addr.map(display);
+            debug!(parent: &self.0.span, addr, %error, "could not listen");
+        }
+        toggled
     }
 
     /// Returns the address that the node listens at.

@@ -112,6 +112,29 @@ async fn a_stranger_and_a_former_peer_are_not_connected() {
 }
 
 #[tokio::test(crate = "ledger")]
+async fn a_connection_older_than_writing_says_that_it_is() {
+    let sender = Sender::<64>::mute();
+    let (mut older, addr) = dialled_raw(&sender.node).await;
+    sender.enable_writing().await;
+    let errors = [sender.unicast(addr, HELLO).map(drop).unwrap_err(), sender.unicast_fast(addr, HELLO).unwrap_err()];
+    for error in errors {
+        let text = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::NotConnected, "{text}");
+        assert!(
+            text.contains("Writing was enabled after this connection") && text.contains(&addr.to_string()),
+            "{text}"
+        );
+    }
+    // The next connection, and nobody at all, are something else.
+    assert!(sender.node.disconnect(addr).await);
+    assert_eq!(read_to_eof(&mut older).await, b"");
+    let error = sender.unicast_fast(addr, HELLO).unwrap_err();
+    assert!(!error.to_string().contains("Writing was enabled"), "{error}");
+    let (_younger, addr) = dialled_raw(&sender.node).await;
+    sender.unicast(addr, HELLO).unwrap().await.unwrap().unwrap();
+}
+
+#[tokio::test(crate = "ledger")]
 async fn after_shut_down_every_send_is_not_connected() {
     for sender in [Sender::<64>::plain().await, Sender::mute()] {
         let (_peer, addr) = dialled_raw(&sender.node).await;

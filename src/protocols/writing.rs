@@ -105,7 +105,8 @@ where
     /// earlier ones, are free. Dropping the receipt changes nothing.
     ///
     /// # Errors
-    /// - `NotConnected`: there is no connection with the address, or the node has shut down.
+    /// - `NotConnected`: there is no connection with the address, or one that was set up before `Writing` was enabled, or
+    ///   the node has shut down; the text says which.
     /// - `QuotaExceeded`: the queue is full.
     /// - `BrokenPipe`: the connection is ending and takes no more messages.
     /// - `Unsupported`: `Writing` is not enabled on the node, or with another `Message` type.
@@ -123,8 +124,8 @@ where
         self.node().kernel().send(addr, message, None)
     }
 
-    /// Queues a clone of a message for every peer; peers whose queue is full, or whose connection is ending, are skipped
-    /// and logged at `DEBUG`.
+    /// Queues a clone of a message for every peer; peers whose queue is full, whose connection is ending, or whose
+    /// connection is older than `Writing`, are skipped and logged at `DEBUG`.
     ///
     /// # Errors
     /// - `Unsupported`: `Writing` is not enabled on the node, or with another `Message` type.
@@ -134,8 +135,8 @@ where
         Self::Message: Clone,
     {
         let kernel = self.node().kernel();
-        kernel.send_to_all(&message, |addr, error| {
-            debug!(parent: &kernel.span, %addr, ?error, "skipped a peer in a broadcast");
+        kernel.send_to_all(&message, |addr, reason| {
+            debug!(parent: &kernel.span, %addr, reason, "skipped a peer in a broadcast");
         })
     }
 }

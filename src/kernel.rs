@@ -32,10 +32,8 @@ use crate::{
 
 /// The inside of a node.
 pub(crate) struct Kernel {
-    /// As validated.
+    /// As validated, with a name.
     pub(crate) config: Config,
-    /// The given name, or a number.
-    pub(crate) name: String,
     /// The span of the node's log lines, and the parent of its connections' spans.
     pub(crate) span: Span,
     /// Shared with the meters of all connections.
@@ -62,12 +60,12 @@ impl Kernel {
     pub(crate) fn new(config: Config) -> Self {
         static NEXT_NAME: AtomicUsize = AtomicUsize::new(0);
 
-        let config = config.validated();
-        let name = config.name.clone().unwrap_or_else(|| NEXT_NAME.fetch_add(1, Ordering::Relaxed).to_string());
+        let mut config = config.validated();
+        let next = || NEXT_NAME.fetch_add(1, Ordering::Relaxed).to_string();
+        let name = config.name.get_or_insert_with(next);
         let limits = SlotLimits { node: config.max_connections, per_ip: config.max_connections_per_ip };
         Self {
             span: error_span!("node", name),
-            name,
             traffic: Arc::default(),
             heuristics: Heuristics::default(),
             registry: Arc::new(Registry::new(limits)),
@@ -79,6 +77,12 @@ impl Kernel {
             panic_log: LogBudget::default(),
             config,
         }
+    }
+
+    /// The given name, or a number.
+    pub(crate) fn name(&self) -> &str {
+        let Some(name) = &self.config.name else { unreachable!("a node that was given no name has a number") };
+        name
     }
 
     /// A number that no other node has while this one exists.
@@ -198,6 +202,6 @@ fn typed<M: Send + 'static>(outbox: &dyn AnyOutbox) -> Option<&Outbox<M>> {
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel").field("name", &self.name).field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Kernel").field("name", &self.name()).field("config", &self.config).finish_non_exhaustive()
     }
 }

@@ -33,10 +33,11 @@ impl Node {
 
     /// Returns the name given in the configuration, or the number that took its place.
     pub fn name(&self) -> &str {
-        &self.0.name
+        self.0.name()
     }
 
-    /// Returns the configuration, with `max_connecting` lowered to `max_connections` if it was larger.
+    /// Returns the configuration: with the number that took the place of a name that was not given, and with
+    /// `max_connecting` lowered to `max_connections` if it was larger.
     pub fn config(&self) -> &Config {
         &self.0.config
     }

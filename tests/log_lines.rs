@@ -137,6 +137,7 @@ async fn every_failed_dial_is_logged_with_its_address() {
 }
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn a_broadcast_says_that_it_skips_a_connection_older_than_writing() {
     let (lines, _guard) = Lines::kept();
     let sender = Sender::<64>::mute();

@@ -171,6 +171,7 @@ async fn four_senders_on_one_connection_each_keep_their_order() {
 }
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn a_broadcast_reaches_every_peer() {
     let hub = Peer::new(0).await;
     hub.broadcast(Numbered { sender: 0, number: 0 }).expect("nobody is a fine audience");
@@ -192,6 +193,7 @@ async fn a_broadcast_reaches_every_peer() {
 }
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn a_broadcast_skips_peers_that_are_full_or_ending() {
     let hub = Peer::new(0).await;
     let good = Peer::new(0).await;

@@ -35,6 +35,7 @@ fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
 // --- errors ---
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn without_writing_every_send_is_unsupported() {
     let mute = Sender::<64>::mute();
     let (_peer, addr) = dialled_raw(&mute.node).await;
@@ -84,6 +85,7 @@ impl Encoder<String> for LinesCodecWithIoErrors {
 }
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn only_the_message_type_has_to_match_the_enabled_writing() {
     let sender = Sender::<64>::plain().await;
     let (mut peer, addr) = dialled_raw(&sender.node).await;
@@ -101,6 +103,7 @@ async fn only_the_message_type_has_to_match_the_enabled_writing() {
 }
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn a_stranger_and_a_former_peer_are_not_connected() {
     let sender = Sender::<64>::plain().await;
     let (_peer, addr) = dialled_raw(&sender.node).await;
@@ -135,6 +138,7 @@ async fn a_connection_older_than_writing_says_that_it_is() {
 }
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn after_shut_down_every_send_is_not_connected() {
     for sender in [Sender::<64>::plain().await, Sender::mute()] {
         let (_peer, addr) = dialled_raw(&sender.node).await;

@@ -130,6 +130,11 @@ where
     /// # Errors
     /// - `Unsupported`: `Writing` is not enabled on the node, or with another `Message` type.
     /// - `NotConnected`: the node has shut down.
+    #[deprecated(
+        since = "0.57.0",
+        note = "it is lossy: a peer whose queue is full misses the message, and the caller is not told; send to each peer \
+                with `unicast` or `unicast_fast`"
+    )]
     fn broadcast(&self, message: Self::Message) -> io::Result<()>
     where
         Self::Message: Clone,

@@ -30,6 +30,8 @@ impl Observer for Nobody {
     fn dropped(&self, _: usize) {}
 
     fn sent(&self, _: usize, _: usize) {}
+
+    fn unsent(&self, _: usize, _: usize) {}
 }
 
 impl ReadStream for DuplexStream {}

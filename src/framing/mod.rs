@@ -35,8 +35,11 @@ pub(crate) trait Observer: Send {
     /// Complete messages were discarded because the queue was full.
     fn dropped(&self, messages: usize);
 
-    /// Messages were handed to the OS, none of whose receipts has been resolved yet.
+    /// Messages are about to be handed to the OS; none of their receipts has been resolved yet.
     fn sent(&self, messages: usize, bytes: usize);
+
+    /// The OS has not taken them.
+    fn unsent(&self, messages: usize, bytes: usize);
 }
 
 /// A reader's way to write replies.
@@ -54,6 +57,10 @@ impl<R: ReadStream, O: Observer> ReplyStream for Replies<'_, R, O> {
 
     fn sent(&self, messages: usize, bytes: usize) {
         self.observer.sent(messages, bytes);
+    }
+
+    fn unsent(&self, messages: usize, bytes: usize) {
+        self.observer.unsent(messages, bytes);
     }
 }
 

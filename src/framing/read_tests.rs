@@ -150,6 +150,8 @@ impl Observer for Counts {
     }
 
     fn sent(&self, _: usize, _: usize) {}
+
+    fn unsent(&self, _: usize, _: usize) {}
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {

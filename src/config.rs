@@ -14,7 +14,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The name shown in the node's logs. Default: `None`, which becomes a number, counted up from 0 in each process.
+    /// The name shown in the node's logs. Default: `None`. A node then takes a number, counted up from 0 in each process,
+    /// and its [`config`](crate::Node::config) holds that.
     pub name: Option<String>,
     /// The address that [`Node::toggle_listener`](crate::Node::toggle_listener) binds; port 0 lets the OS choose.
     /// `None`: the node never listens. Default: `0.0.0.0:0`; with feature `test`: `127.0.0.1:0`.

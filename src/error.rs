@@ -161,6 +161,11 @@ pub(crate) fn not_connected(addr: SocketAddr) -> io::Error {
     new(ErrorKind::NotConnected, format!("there is no connection with {addr}"))
 }
 
+pub(crate) fn older_than_writing(addr: SocketAddr) -> io::Error {
+    let message = format!("Writing was enabled after this connection, with {addr}, was set up: it takes no messages");
+    new(ErrorKind::NotConnected, message)
+}
+
 pub(crate) fn no_peers_after_shutdown() -> io::Error {
     new(ErrorKind::NotConnected, "the node has shut down".into())
 }

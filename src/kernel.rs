@@ -33,10 +33,8 @@ use crate::{
 
 /// The inside of a node.
 pub(crate) struct Kernel {
-    /// As validated.
+    /// As validated, with a name.
     pub(crate) config: Config,
-    /// The given name, or a number.
-    pub(crate) name: String,
     /// The span of the node's log lines, and the parent of its connections' spans.
     pub(crate) span: Span,
     /// Shared with the meters of all connections.
@@ -61,8 +59,9 @@ impl Kernel {
     pub(crate) fn new(config: Config) -> Self {
         static NEXT_NAME: AtomicUsize = AtomicUsize::new(0);
 
-        let config = config.validated();
-        let name = config.name.clone().unwrap_or_else(|| NEXT_NAME.fetch_add(1, Ordering::Relaxed).to_string());
+        let mut config = config.validated();
+        let next = || NEXT_NAME.fetch_add(1, Ordering::Relaxed).to_string();
+        let name = config.name.get_or_insert_with(next);
         let limits = SlotLimits { node: config.max_connections, per_ip: config.max_connections_per_ip };
         let registry = Arc::new(Registry::<Link>::new(limits));
         let connections = Arc::downgrade(&registry);
@@ -73,7 +72,6 @@ impl Kernel {
         };
         Self {
             span: error_span!("node", name),
-            name,
             traffic: Arc::new(NodeTraffic::new(end_of_stream)),
             registry,
             setups: Arc::new(Semaphore::new(usize::from(config.max_connecting))),
@@ -89,6 +87,12 @@ impl Kernel {
     /// What went wrong.
     pub(crate) fn heuristics(&self) -> &Heuristics {
         &self.traffic.heuristics
+    }
+
+    /// The given name, or a number.
+    pub(crate) fn name(&self) -> &str {
+        let Some(name) = &self.config.name else { unreachable!("a node that was given no name has a number") };
+        name
     }
 
     /// A number that no other node has while this one exists.
@@ -126,9 +130,10 @@ impl Kernel {
         let own = scope::connection_with(self.identity(), addr);
         // Most messages are only queued, and to hold the link for that would cost as much again.
         let reached = self.registry.visit(addr, |link| {
-            let is_meant = own.is_none_or(|own| own == link.info().identity());
-            // A connection that is older than Writing has no outbox.
-            let Some(outbox) = link.outbox().filter(|_| is_meant) else { return Reached::Nobody };
+            if own.is_some_and(|own| own != link.info().identity()) {
+                return Reached::Nobody;
+            }
+            let Some(outbox) = link.outbox() else { return Reached::OlderThanWriting };
             let Some(outbox) = typed::<M>(outbox) else { return Reached::OtherType };
             match outbox.place(&mut item, false) {
                 Placed::Queued => Reached::Queue,
@@ -139,6 +144,9 @@ impl Kernel {
             Some(Reached::Queue) => return Ok(()),
             Some(Reached::Link(link, placed)) => (link, placed),
             Some(Reached::OtherType) => return Err(error::writing_unsupported()),
+            Some(Reached::OlderThanWriting) => {
+                return Err(self.why_nobody_writes().unwrap_or_else(|| error::older_than_writing(addr)));
+            }
             Some(Reached::Nobody) | None => {
                 return Err(self.why_nobody_writes().unwrap_or_else(|| error::not_connected(addr)));
             }
@@ -155,21 +163,25 @@ impl Kernel {
         }
     }
 
-    /// Queues a clone of a message for every peer; tells which peers do not get it.
+    /// Queues a clone of a message for every peer; tells which peers do not get it, and why.
     pub(crate) fn send_to_all<M: Clone + Send + 'static>(
         self: &Arc<Self>,
         message: &M,
-        mut refused: impl FnMut(SocketAddr, PushError),
+        mut skipped: impl FnMut(SocketAddr, &'static str),
     ) -> io::Result<()> {
         if let Some(error) = self.why_nobody_writes() {
             return Err(error);
         }
         for (addr, link) in self.registry.all() {
-            let Some(outbox) = link.outbox() else { continue };
+            let Some(outbox) = link.outbox() else {
+                skipped(addr, "Writing was enabled after this connection was set up");
+                continue;
+            };
             match typed::<M>(outbox).ok_or_else(error::writing_unsupported)?.push(message.clone(), None) {
                 Ok(Queued::Expected) => {}
                 Ok(Queued::First) => lifecycle::start_writer(self, &link),
-                Err(error) => refused(addr, error),
+                Err(PushError::Full) => skipped(addr, "its queue is full"),
+                Err(PushError::Closed) => skipped(addr, "the connection is ending"),
             }
         }
         Ok(())
@@ -193,8 +205,10 @@ enum Reached<M> {
     Queue,
     /// The rest is to be done.
     Link(Arc<Link>, Placed<M>),
-    /// The connection has no outbox, or is not the one that the sender means.
+    /// The connection is not the one that the sender means.
     Nobody,
+    /// The connection has no outbox.
+    OlderThanWriting,
     /// Writing was enabled with another type of messages.
     OtherType,
 }
@@ -206,6 +220,6 @@ fn typed<M: Send + 'static>(outbox: &dyn AnyOutbox) -> Option<&Outbox<M>> {
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel").field("name", &self.name).field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Kernel").field("name", &self.name()).field("config", &self.config).finish_non_exhaustive()
     }
 }

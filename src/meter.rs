@@ -108,4 +108,9 @@ impl Observer for Meter {
         self.info.stats().count_sent_alone(messages, bytes);
         self.node.stats.count_sent(messages, bytes);
     }
+
+    fn unsent(&self, messages: usize, bytes: usize) {
+        self.info.stats().uncount_sent(messages, bytes);
+        self.node.stats.uncount_sent(messages, bytes);
+    }
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpSocket;
-use tracing::Span;
+use tracing::{Span, debug, field::display};
 
 use crate::{
     config::Config, connection::ConnectionInfo, error, heuristics::Heuristics, kernel::Kernel, lifecycle, stats::Stats,
@@ -33,10 +33,11 @@ impl Node {
 
     /// Returns the name given in the configuration, or the number that took its place.
     pub fn name(&self) -> &str {
-        &self.0.name
+        self.0.name()
     }
 
-    /// Returns the configuration, with `max_connecting` lowered to `max_connections` if it was larger.
+    /// Returns the configuration: with the number that took the place of a name that was not given, and with
+    /// `max_connecting` lowered to `max_connections` if it was larger.
     pub fn config(&self) -> &Config {
         &self.0.config
     }
@@ -73,7 +74,12 @@ impl Node {
     /// Nothing happens before the first poll, and everything in it.
     #[expect(clippy::unused_async, reason = "the API line has it async")]
     pub async fn toggle_listener(&self) -> io::Result<Option<SocketAddr>> {
-        self.0.listener.toggle(&self.0)
+        let toggled = self.0.listener.toggle(&self.0);
+        if let Err(error) = &toggled {
+            let addr = self.0.config.listener_addr.map(display);
+            debug!(parent: &self.0.span, addr, %error, "could not listen");
+        }
+        toggled
     }
 
     /// Returns the address that the node listens at.

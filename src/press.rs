@@ -2,7 +2,7 @@
 //!
 //! A [`Press`] is in the hands of one encoding party at a time, which runs it under no lock.
 
-use std::{collections::VecDeque, io};
+use std::{collections::VecDeque, io, task::Poll};
 
 use tokio::sync::oneshot;
 use tokio_util::codec::Encoder;
@@ -60,8 +60,11 @@ pub(crate) trait ReplyStream {
     /// Writes as much as is taken at once; `WouldBlock` if that is nothing.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Told of complete messages that have been handed to the OS.
+    /// Told of messages before they are handed to the OS.
     fn sent(&self, messages: usize, bytes: usize);
+
+    /// Told that the OS has not taken them.
+    fn unsent(&self, messages: usize, bytes: usize);
 }
 
 /// Encoded messages on their way to the socket.
@@ -134,24 +137,67 @@ impl Batch {
         self.size() > self.bytes().len()
     }
 
+    /// Whether its messages count as sent once so many of its bytes are taken. Where one message ends and the next begins
+    /// is not known: the first byte may be all of a message, but not if there is only one.
+    #[inline]
+    fn counts_with(&self, taken: usize) -> bool {
+        if self.messages == 1 { taken == self.size() } else { taken > 0 }
+    }
+
+    /// Offers bytes to the stream, `offered` of them behind the first `written` ones.
+    ///
+    /// The messages that the peer may then have whole are counted before: when the write returns, the peer may have read
+    /// and counted them. If nothing has come of it, that is taken back.
+    #[inline]
+    pub(crate) fn offer(
+        &self,
+        written: usize,
+        offered: usize,
+        write: impl FnOnce() -> Poll<io::Result<usize>>,
+        sent: impl FnOnce(usize, usize),
+        unsent: impl FnOnce(usize, usize),
+    ) -> Poll<io::Result<usize>> {
+        let before = self.size() - self.bytes().len() + written;
+        let is_new = !self.counts_with(before) && self.counts_with(before + offered);
+        if is_new {
+            sent(self.messages as usize, self.size());
+        }
+        let result = write();
+        let taken = if let Poll::Ready(Ok(taken)) = result { taken } else { 0 };
+        if is_new && !self.counts_with(before + taken) {
+            unsent(self.messages as usize, self.size());
+        }
+        result
+    }
+
     /// Writes it if the stream takes it at once; then it is reported and emptied. The rest, or the failure, is for the
     /// writer.
     pub(crate) fn try_write(&mut self, stream: &dyn ReplyStream) -> bool {
         if self.failure.is_some() {
             return false;
         }
-        if let Some(bytes) = self.bytes.as_deref_mut().filter(|bytes| !bytes.is_empty()) {
-            match stream.try_write(bytes) {
-                Ok(taken) => bytes.take_off(taken),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // The stream may say so only once.
-                Err(error) => self.failure = Some(Box::new(WriteError::Io(error))),
+        if self.bytes().is_empty() {
+            stream.sent(self.messages as usize, 0);
+        } else {
+            let result = self.offer(
+                0,
+                self.bytes().len(),
+                || Poll::Ready(stream.try_write(self.bytes())),
+                |messages, bytes| stream.sent(messages, bytes),
+                |messages, bytes| stream.unsent(messages, bytes),
+            );
+            match (result, &mut self.bytes) {
+                (Poll::Ready(Ok(taken)), Some(bytes)) => bytes.take_off(taken),
+                (Poll::Ready(Err(error)), _) if error.kind() != io::ErrorKind::WouldBlock => {
+                    // The stream may say so only once.
+                    self.failure = Some(Box::new(WriteError::Io(error)));
+                }
+                _ => {}
             }
             if self.failure.is_some() || !self.bytes().is_empty() {
                 return false;
             }
         }
-        stream.sent(self.messages as usize, self.size());
         self.confirm();
         self.release_surplus();
         true

@@ -161,6 +161,7 @@ impl Pair {
     }
 
     /// Checks that both ends agree, that all works once more, and that every connection had its two hooks.
+    #[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
     async fn assert_sound(self) {
         let Self { dialler, acceptor, addr } = &self;
         for actor in [dialler, acceptor] {
@@ -383,6 +384,7 @@ async fn connect_nodes_in_a_mesh() {
     sweep(scene, mesh, check, 12).await;
 }
 
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn enabling() {
     let scene = async || Actor::<Unhurried>::dialling(Script::default()).await;
     let enable = async |actor: &Actor| {

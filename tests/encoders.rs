@@ -73,6 +73,7 @@ impl Fickle {
         fickle
     }
 
+    #[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
     fn send(&self, way: Way, addr: SocketAddr, task: Task) -> io::Result<Option<Receipt>> {
         IS_SENDING.set(true);
         let result = match way {
@@ -130,6 +131,7 @@ struct FickleEncoder {
 impl Encoder<Task> for FickleEncoder {
     type Error = io::Error;
 
+    #[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
     fn encode(&mut self, task: Task, dst: &mut BytesMut) -> io::Result<()> {
         if IS_SENDING.get() && !matches!(task, Task::Encode(_)) {
             self.fickle.mischief_while_sending.fetch_add(1, Ordering::SeqCst);

@@ -109,11 +109,12 @@ async fn assert_receipts_are_true_when_the_peer_stalls<const TIMEOUT_MS: u64>(fa
     for receipt in early.into_iter().chain(late) {
         confirmed += usize::from(matches!(receipt.await, Ok(Ok(()))));
     }
-    assert_eq!(sender.node.stats().sent().0, confirmed as u64);
     let mut bytes = Vec::new();
     // What follows the confirmed messages may be cut off in any way.
     _ = in_time("the end", peer.read_to_end(&mut bytes)).await;
-    assert!((3..23).contains(&confirmed) && numbers(&bytes).len() >= confirmed, "{confirmed} confirmed");
+    let (arrived, sent) = (numbers(&bytes).len(), sender.node.stats().sent().0 as usize);
+    assert!((3..23).contains(&confirmed), "{confirmed} confirmed");
+    assert!(confirmed <= arrived && arrived <= sent && sent <= 23, "{confirmed} <= {arrived} <= {sent}");
     elapsed
 }
 
@@ -182,7 +183,8 @@ async fn an_end_in_the_middle_of_a_stream_leaves_whole_messages_in_order_and_tru
             _ => _ = poll_times(pin!(sender.node.disconnect(addr)), 1).await,
         }
         let confirmed = in_time("the senders end", streaming).await.unwrap();
-        assert_eq!(sender.node.stats().sent().0, confirmed.iter().sum::<usize>() as u64);
+        let sent = sender.node.stats().sent().0 as usize;
+        assert!(confirmed.iter().sum::<usize>() <= sent);
         let mut arrived = [0_usize; 3];
         for payload in frames(&in_time("the peer ends", reading).await.unwrap()) {
             let (index, rest) = payload.split_first().unwrap();
@@ -195,6 +197,7 @@ async fn an_end_in_the_middle_of_a_stream_leaves_whole_messages_in_order_and_tru
             arrived.iter().zip(confirmed).all(|(arrived, confirmed)| *arrived >= confirmed),
             "{arrived:?} {confirmed:?}"
         );
+        assert!(arrived.iter().sum::<usize>() <= sent, "{arrived:?} of {sent}");
     }
 }
 

@@ -213,6 +213,7 @@ fn thousands_of_brief_connections_leave_nothing() {
 }
 
 #[test]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 fn several_connections_at_once_leave_nothing() {
     leaves_nothing("ten at once", 60, false, Pair::<Unhurried>::full, async |pair, _| {
         let mut peers = Vec::with_capacity(10);

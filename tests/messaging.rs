@@ -106,7 +106,8 @@ async fn a_million_messages_both_ways_at_once_arrive_whole_and_in_order() {
     assert_counts_agree(&right.node, &left.node, EACH_WAY);
 }
 
-/// What arrived is all that was sent, and no more.
+/// What arrived is all that was sent, and no more. A message counts as sent before the other end can have it, so once it has
+/// arrived there is nothing to wait for.
 fn assert_counts_agree(from: &Node, to: &Node, messages: u32) {
     assert_eq!(from.stats().sent(), to.stats().received());
     assert_eq!(to.stats().received().0, u64::from(messages));
@@ -171,6 +172,7 @@ async fn four_senders_on_one_connection_each_keep_their_order() {
 }
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn a_broadcast_reaches_every_peer() {
     let hub = Peer::new(0).await;
     hub.broadcast(Numbered { sender: 0, number: 0 }).expect("nobody is a fine audience");
@@ -192,6 +194,7 @@ async fn a_broadcast_reaches_every_peer() {
 }
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn a_broadcast_skips_peers_that_are_full_or_ending() {
     let hub = Peer::new(0).await;
     let good = Peer::new(0).await;

@@ -123,6 +123,7 @@ impl Fault {
         strikes
     }
 
+    #[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
     fn call_node<T: Tuning>(&self, actor: Actor<T>, addr: SocketAddr) -> BoxFuture<'static, ()> {
         let (misuse, spare, calling) = (self.misuse, self.spare, Arc::clone(&self.calling));
         Box::pin(async move {

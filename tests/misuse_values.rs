@@ -108,6 +108,7 @@ impl Holder {
     }
 
     /// Does what the drop of a message does.
+    #[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
     fn on_drop(&self, dropping: Dropping) {
         match dropping {
             Quiet => {}

@@ -99,6 +99,7 @@ impl OnDisconnect for Mourner {
 }
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn the_protocols_of_one_node_may_belong_to_different_types() {
     let (node, events) = (local_node(), Events::default());
     let (peer, addr) =

@@ -6,14 +6,14 @@ mod ledger;
 
 use std::{
     future::{Future, pending},
-    io,
+    io::{self, Read, Write},
     net::SocketAddr,
     sync::Mutex,
 };
 
 use common::{
     actor::{Actor, Script},
-    in_time, wait_until,
+    in_time,
     wire::{dialled_narrow, dialled_raw, frame, frames, read_to_eof},
 };
 use pea2pea::{Pea2Pea, protocols::Writing};
@@ -61,6 +61,42 @@ async fn next_frame(peer: &mut TcpStream) -> Vec<u8> {
 /// Keeps the thread until the future resolves, or panics in time.
 fn blocking_in_place<F: Future>(what: &str, future: F) -> F::Output {
     block_in_place(|| tokio::runtime::Handle::current().block_on(in_time(what, future)))
+}
+
+/// On one thread, which is blocked until the peer has got the reply: whatever had not left before would never leave.
+#[tokio::test(crate = "ledger")]
+async fn a_reply_whose_receipt_was_awaited_has_left_before_the_thread_is_blocked() {
+    let (arrived, blocked) = std::sync::mpsc::channel();
+    let blocked = Mutex::new(blocked);
+    let (addr, peer) = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let peer = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
+            stream.write_all(&frame(b"question")).unwrap();
+            let mut reply = [0; 12];
+            stream.read_exact(&mut reply).unwrap();
+            arrived.send(reply).unwrap();
+            stream
+        });
+        (addr, peer)
+    };
+    let (done, is_done) = oneshot::channel();
+    let (blocked, done) = (std::sync::Arc::new(blocked), std::sync::Arc::new(Mutex::new(Some(done))));
+    let actor = Actor::dialling(script(move |actor: Actor, source, message| {
+        let (blocked, done) = (std::sync::Arc::clone(&blocked), std::sync::Arc::clone(&done));
+        async move {
+            actor.unicast(source, message).unwrap().await.unwrap().unwrap();
+            let got = blocked.lock().unwrap().recv_timeout(common::PATIENCE);
+            done.lock().unwrap().take().unwrap().send(got).unwrap();
+        }
+    }))
+    .await;
+    actor.node().connect(addr).await.unwrap();
+    let got = in_time("the hook's end", is_done).await.unwrap();
+    assert_eq!(got.expect("it arrived while the thread was blocked").to_vec(), frame(b"question"));
+    drop(peer.join().unwrap());
 }
 
 #[tokio::test(crate = "ledger")]
@@ -177,7 +213,5 @@ async fn replies_to_a_flood_arrive_whole_and_in_order_also_through_narrow_socket
         drop(asking.await.unwrap());
     }
     let bytes: u64 = (0..REQUESTS).map(|number| request(number).len() as u64 + 4).sum();
-    // The peer may have the last bytes before they are counted.
-    let expected = (2 * u64::from(REQUESTS) + 2, 2 * bytes + 12);
-    wait_until("all is counted", || actor.node().stats().sent() == expected).await;
+    assert_eq!(actor.node().stats().sent(), (2 * u64::from(REQUESTS) + 2, 2 * bytes + 12));
 }

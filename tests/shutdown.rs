@@ -336,6 +336,7 @@ async fn the_port_is_refused_and_free_when_it_returns() {
 }
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn sends_find_nobody_and_protocols_are_not_enabled_any_more() {
     for writes in [false, true] {
         let (_peer, addr) = raw_peer().await;

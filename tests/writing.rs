@@ -35,6 +35,7 @@ fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
 // --- errors ---
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn without_writing_every_send_is_unsupported() {
     let mute = Sender::<64>::mute();
     let (_peer, addr) = dialled_raw(&mute.node).await;
@@ -84,6 +85,7 @@ impl Encoder<String> for LinesCodecWithIoErrors {
 }
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn only_the_message_type_has_to_match_the_enabled_writing() {
     let sender = Sender::<64>::plain().await;
     let (mut peer, addr) = dialled_raw(&sender.node).await;
@@ -101,6 +103,7 @@ async fn only_the_message_type_has_to_match_the_enabled_writing() {
 }
 
 #[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn a_stranger_and_a_former_peer_are_not_connected() {
     let sender = Sender::<64>::plain().await;
     let (_peer, addr) = dialled_raw(&sender.node).await;
@@ -112,6 +115,30 @@ async fn a_stranger_and_a_former_peer_are_not_connected() {
 }
 
 #[tokio::test(crate = "ledger")]
+async fn a_connection_older_than_writing_says_that_it_is() {
+    let sender = Sender::<64>::mute();
+    let (mut older, addr) = dialled_raw(&sender.node).await;
+    sender.enable_writing().await;
+    let errors = [sender.unicast(addr, HELLO).map(drop).unwrap_err(), sender.unicast_fast(addr, HELLO).unwrap_err()];
+    for error in errors {
+        let text = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::NotConnected, "{text}");
+        assert!(
+            text.contains("Writing was enabled after this connection") && text.contains(&addr.to_string()),
+            "{text}"
+        );
+    }
+    // The next connection, and nobody at all, are something else.
+    assert!(sender.node.disconnect(addr).await);
+    assert_eq!(read_to_eof(&mut older).await, b"");
+    let error = sender.unicast_fast(addr, HELLO).unwrap_err();
+    assert!(!error.to_string().contains("Writing was enabled"), "{error}");
+    let (_younger, addr) = dialled_raw(&sender.node).await;
+    sender.unicast(addr, HELLO).unwrap().await.unwrap().unwrap();
+}
+
+#[tokio::test(crate = "ledger")]
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 async fn after_shut_down_every_send_is_not_connected() {
     for sender in [Sender::<64>::plain().await, Sender::mute()] {
         let (_peer, addr) = dialled_raw(&sender.node).await;

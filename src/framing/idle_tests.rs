@@ -32,6 +32,8 @@ impl Observer for Nobody {
     fn unprocessed(&self, _: usize) {}
 
     fn sent(&self, _: usize, _: usize) {}
+
+    fn unsent(&self, _: usize, _: usize) {}
 }
 
 impl ReadStream for DuplexStream {}

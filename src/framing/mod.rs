@@ -54,8 +54,11 @@ pub(crate) trait Observer: Send {
     /// Messages that were received will not be processed: the connection is over.
     fn unprocessed(&self, messages: usize);
 
-    /// Messages were handed to the OS, none of whose receipts has been resolved yet.
+    /// Messages are about to be handed to the OS; none of their receipts has been resolved yet.
     fn sent(&self, messages: usize, bytes: usize);
+
+    /// The OS has not taken them.
+    fn unsent(&self, messages: usize, bytes: usize);
 }
 
 /// A reader's way to write replies.
@@ -73,6 +76,10 @@ impl<R: ReadStream, O: Observer> ReplyStream for Replies<'_, R, O> {
 
     fn sent(&self, messages: usize, bytes: usize) {
         self.observer.sent(messages, bytes);
+    }
+
+    fn unsent(&self, messages: usize, bytes: usize) {
+        self.observer.unsent(messages, bytes);
     }
 }
 

@@ -152,6 +152,8 @@ impl Observer for Counts {
     fn unprocessed(&self, _: usize) {}
 
     fn sent(&self, _: usize, _: usize) {}
+
+    fn unsent(&self, _: usize, _: usize) {}
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {

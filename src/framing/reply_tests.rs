@@ -112,7 +112,8 @@ fn what_a_stream_does_not_take_at_once_is_left_to_the_writer() {
             assert_eq!(outbox.push(text("def"), None), Ok(Queued::Expected));
         });
         assert_eq!(scene.written(), format!("!{}", &"abcdef"[..room]));
-        assert_eq!(scene.sent.get(), (1, 1), "a message is counted when it is complete");
+        let counted = if room == 0 { (1, 1) } else { (3, 7) };
+        assert_eq!(scene.sent.get(), counted, "a batch is counted as a whole, unless nothing of it is taken");
         assert!(!scene.outbox.finish(), "something is left to write");
         assert!(scene.is_writer_woken());
         let written = scene.poll_writer().expect("it was told to finish");

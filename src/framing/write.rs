@@ -3,9 +3,9 @@
 //! ```text
 //!           +--------------- nothing queued: parked, no buffer held ----------------+
 //!           v                                                                       |
-//!         load ----> write ----> flush ----> count, confirm ------------------------+
-//!           |          |           |
-//!           |          +-----------+--> error or timeout: the batch fails
+//!         load ----> count, write ----> flush ----> confirm ------------------------+
+//!           |          |              |
+//!           |          +--------------+--> error or timeout: the batch fails
 //!           +--> the outbox is finished: its stream is given back
 //! ```
 //!
@@ -200,7 +200,10 @@ where
         self.timer = None;
         self.is_flushed = true;
         *left_of_turn = left_of_turn.saturating_sub(self.batch.messages as usize * MESSAGE_WEIGHT);
-        self.observer.sent(self.batch.messages as usize, self.batch.size());
+        if self.batch.size() == 0 {
+            // It was never offered to the stream.
+            self.observer.sent(self.batch.messages as usize, 0);
+        }
         self.batch.confirm();
         Poll::Ready(Ok(()))
     }
@@ -215,7 +218,15 @@ where
             }
             let rest = &self.batch.bytes()[self.written..];
             let chunk = &rest[..rest.len().min(*left_of_turn)];
-            match ready!(Pin::new(&mut *half).poll_write(cx, chunk))? {
+            let observer = &self.observer;
+            let offered = self.batch.offer(
+                self.written,
+                chunk.len(),
+                || Pin::new(&mut *half).poll_write(cx, chunk),
+                |messages, bytes| observer.sent(messages, bytes),
+                |messages, bytes| observer.unsent(messages, bytes),
+            );
+            match ready!(offered)? {
                 0 => return Poll::Ready(Err(error::write_zero())),
                 count => {
                     self.written += count;

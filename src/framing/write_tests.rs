@@ -149,6 +149,12 @@ impl Observer for Sent {
         sent.0 += messages;
         sent.1 += bytes;
     }
+
+    fn unsent(&self, messages: usize, bytes: usize) {
+        let mut sent = self.0.lock().unwrap();
+        sent.0 -= messages;
+        sent.1 -= bytes;
+    }
 }
 
 fn message() -> impl Strategy<Value = Message> {

@@ -210,6 +210,10 @@ impl Observer for Counts {
     fn sent(&self, _: usize, _: usize) {
         unreachable!("a reader sends nothing");
     }
+
+    fn unsent(&self, _: usize, _: usize) {
+        unreachable!("a reader sends nothing");
+    }
 }
 
 /// What the decoder does at the end of the stream, when nothing complete is left.

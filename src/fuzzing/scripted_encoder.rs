@@ -146,6 +146,8 @@ pub(crate) struct Ledger {
     pub(crate) flushed: usize,
     /// How many messages were counted as sent.
     pub(crate) counted: usize,
+    /// How many of them last, and behind how many bytes.
+    last_counted: (usize, usize),
     /// What the stream failed with.
     pub(crate) stream_failure: Option<io::ErrorKind>,
     /// Since when the batch has been kept waiting, for whatever reason.
@@ -179,6 +181,7 @@ impl Ledger {
             taken: 0,
             flushed: 0,
             counted: 0,
+            last_counted: (0, 0),
             stream_failure: None,
             waiting_since: None,
             is_blocked: false,
@@ -198,6 +201,10 @@ impl Ledger {
 
     /// Checks what has become of the receipts so far.
     pub(crate) fn look(&mut self) {
+        let (messages, start) = self.last_counted;
+        let bytes = self.counted_bytes() - start;
+        let is_begun = bytes == 0 || self.taken > start && (messages > 1 || self.taken >= start + bytes);
+        assert!(messages == 0 || is_begun, "{messages} messages are counted, and not taken");
         let mut is_unconfirmed = false;
         for (number, receipt) in self.receipts.iter_mut().enumerate() {
             receipt.look();
@@ -213,19 +220,51 @@ impl Ledger {
         }
     }
 
-    /// A batch has been written and flushed, and none of its receipts may have been told yet.
+    /// A batch is about to be written, and none of its receipts may have been told yet.
     pub(crate) fn count(&mut self, messages: usize, bytes: usize) {
-        let sent_before = self.counted.checked_sub(1).map_or(0, |last| self.ends[last]);
         let batch = self.counted..self.counted + messages;
         assert!(batch.end <= self.ends.len(), "counted, and not encoded");
         assert!(messages > 0 || bytes == 0, "bytes of no message");
+        let sent_before = self.counted_bytes();
         self.counted = batch.end;
-        let sent = self.counted.checked_sub(1).map_or(0, |last| self.ends[last]);
-        assert_eq!((sent - sent_before, sent), (bytes, self.flushed), "counted is what was flushed");
+        assert_eq!(self.counted_bytes() - sent_before, bytes, "counted is what was encoded");
+        self.last_counted = (messages, sent_before);
         for receipt in &mut self.receipts[batch] {
             receipt.look();
             assert!(!receipt.is_confirmed(), "confirmed before it is counted");
         }
+    }
+
+    /// The stream has not taken what was counted last.
+    pub(crate) fn uncount(&mut self, messages: usize, bytes: usize) {
+        let sent = self.counted_bytes();
+        self.counted -= messages;
+        assert_eq!(
+            (self.last_counted.0, sent - self.counted_bytes()),
+            (messages, bytes),
+            "taken back is what was counted"
+        );
+        self.last_counted = (0, 0);
+    }
+
+    /// The stream takes bytes: messages that it has whole have been counted.
+    pub(crate) fn take(&mut self, count: usize) {
+        let before = self.taken;
+        self.taken += count;
+        let complete = self.ends.partition_point(|end| *end <= self.taken);
+        // A message without bytes may be the first of the next batch.
+        let is_counted = complete <= self.counted || self.ends[complete - 1] == self.counted_bytes();
+        assert!(count == 0 || is_counted, "taken from {before} to {}, and not counted", self.taken);
+    }
+
+    /// The first message of the batch that is being written, or is next.
+    pub(crate) fn first_unflushed(&self) -> usize {
+        if self.counted_bytes() > self.flushed { self.counted - self.last_counted.0 } else { self.counted }
+    }
+
+    /// The bytes of all messages that are counted.
+    fn counted_bytes(&self) -> usize {
+        self.counted.checked_sub(1).map_or(0, |last| self.ends[last])
     }
 }
 

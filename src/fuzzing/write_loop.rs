@@ -158,7 +158,7 @@ impl AsyncWrite for Sink {
                 0
             }
         };
-        ledger.taken += count;
+        ledger.take(count);
         Poll::Ready(Ok(count))
     }
 
@@ -203,14 +203,19 @@ impl ReplyStream for Reply {
             _ => return Err(io::ErrorKind::WouldBlock.into()),
         };
         let count = count.min(bytes.len());
-        ledger.taken += count;
+        ledger.take(count);
+        if count == bytes.len() {
+            ledger.flushed = ledger.taken;
+        }
         Ok(count)
     }
 
     fn sent(&self, messages: usize, bytes: usize) {
-        let mut ledger = self.ledger.lock();
-        ledger.flushed = ledger.taken;
-        ledger.count(messages, bytes);
+        self.ledger.lock().count(messages, bytes);
+    }
+
+    fn unsent(&self, messages: usize, bytes: usize) {
+        self.ledger.lock().uncount(messages, bytes);
     }
 }
 
@@ -235,6 +240,10 @@ impl Observer for Counts {
 
     fn sent(&self, messages: usize, bytes: usize) {
         self.0.lock().count(messages, bytes);
+    }
+
+    fn unsent(&self, messages: usize, bytes: usize) {
+        self.0.lock().uncount(messages, bytes);
     }
 }
 
@@ -451,8 +460,7 @@ impl Driver {
                 failed.report();
                 ledger = self.ledger.lock();
                 ledger.look();
-                let counted = ledger.counted;
-                match ledger.receipts.get(counted) {
+                match ledger.receipts.get(ledger.first_unflushed()) {
                     Some(Receipt::Failed(told)) => assert_eq!(*told, kind, "the batch is told why it failed"),
                     Some(Receipt::None) => {}
                     other => assert!(ledger.is_abandoned, "a batch failed, and its first message is {other:?}"),
@@ -484,7 +492,7 @@ impl Driver {
         ledger.look();
         for (number, receipt) in ledger.receipts.iter().enumerate() {
             assert!(!matches!(receipt, Receipt::Waiting(_)), "the receipt of message {number} never resolves");
-            if number < ledger.counted {
+            if number < ledger.first_unflushed() {
                 assert!(
                     matches!(receipt, Receipt::Confirmed | Receipt::None),
                     "message {number} was sent: {receipt:?}"

@@ -38,6 +38,14 @@ use crate::{
 
 /// Dials an address and sets the connection up.
 pub(crate) async fn dial(kernel: &Arc<Kernel>, addr: SocketAddr, socket: Option<TcpSocket>) -> io::Result<()> {
+    let result = try_dial(kernel, addr, socket).await;
+    if let Err(error) = &result {
+        debug!(parent: &kernel.span, %addr, error = error::describe(error), "could not connect");
+    }
+    result
+}
+
+async fn try_dial(kernel: &Arc<Kernel>, addr: SocketAddr, socket: Option<TcpSocket>) -> io::Result<()> {
     if Handle::try_current().is_err() {
         return Err(error::no_runtime("a dial"));
     }
@@ -55,11 +63,7 @@ pub(crate) async fn dial(kernel: &Arc<Kernel>, addr: SocketAddr, socket: Option<
         let stream = dial_tcp(kernel, addr, socket).await?;
         set_up(kernel, reservation, stream, ConnectionSide::Responder).await
     };
-    let result = until_closed(kernel, setup).await;
-    if let Err(error) = &result {
-        debug!(parent: &kernel.span, %addr, error = error::describe(error), "could not connect");
-    }
-    result
+    until_closed(kernel, setup).await
 }
 
 async fn dial_tcp(kernel: &Kernel, addr: SocketAddr, socket: Option<TcpSocket>) -> io::Result<TcpStream> {

@@ -31,8 +31,21 @@ use crate::{
 ///
 /// What [`process_message`](super::Reading::process_message) sends to the very peer that it serves, without a receipt,
 /// leaves when it awaits or returns, if the writer is at rest and nobody else sends to that peer meanwhile: the reader's
-/// task writes it then. So send what has to leave before the thread is blocked with [`unicast`](Self::unicast), which
-/// wakes the writer at once.
+/// task writes it then. A [`unicast`](Self::unicast) wakes the writer at once, but to be woken is not to run: the writer has its
+/// turn on the thread that woke it, when the running task awaits or returns. While that thread is blocked
+/// (`std::thread::sleep`, a lock, a long computation), nothing that it has just sent is sure to leave. In `block_in_place`
+/// other threads take over its tasks: what was sent with `unicast` leaves then, and a reply without a receipt does not.
+/// Where a message has to leave before the thread is blocked, send it with `unicast` and await the receipt.
+///
+/// # Where the encoder runs
+/// In the writer's task, in the reader's (replies), and, while the connection streams, inside the send that finds the
+/// queue full: on the thread of whoever sends. Therefore:
+/// - Hold no lock across a send that the encoder takes too: a lock that is not re-entrant blocks its thread for ever.
+/// - An encoder may not rely on a runtime (`Handle::current`, `tokio::spawn`), nor on values of a thread: a sender may be any
+///   thread, and each message may be encoded on another one.
+/// - The time that it takes may be the sender's.
+///
+/// For one connection it is never run by two at once, and its calls have the order of the queue.
 ///
 /// An error or a panic of the encoder never comes out of a send: the receipt resolves to an error, and the connection ends
 /// with origin [`Writing`](crate::DisconnectOrigin::Writing).
@@ -105,7 +118,8 @@ where
     /// earlier ones, are free. Dropping the receipt changes nothing.
     ///
     /// # Errors
-    /// - `NotConnected`: there is no connection with the address, or the node has shut down.
+    /// - `NotConnected`: there is no connection with the address, or one that was set up before `Writing` was enabled, or
+    ///   the node has shut down; the text says which.
     /// - `QuotaExceeded`: the queue is full.
     /// - `BrokenPipe`: the connection is ending and takes no more messages.
     /// - `Unsupported`: `Writing` is not enabled on the node, or with another `Message` type.
@@ -123,19 +137,24 @@ where
         self.node().kernel().send(addr, message, None)
     }
 
-    /// Queues a clone of a message for every peer; peers whose queue is full, or whose connection is ending, are skipped
-    /// and logged at `DEBUG`.
+    /// Queues a clone of a message for every peer; peers whose queue is full, whose connection is ending, or whose
+    /// connection is older than `Writing`, are skipped and logged at `DEBUG`.
     ///
     /// # Errors
     /// - `Unsupported`: `Writing` is not enabled on the node, or with another `Message` type.
     /// - `NotConnected`: the node has shut down.
+    #[deprecated(
+        since = "0.57.0",
+        note = "it is lossy: a peer whose queue is full misses the message, and the caller is not told; send to each peer \
+                with `unicast` or `unicast_fast`"
+    )]
     fn broadcast(&self, message: Self::Message) -> io::Result<()>
     where
         Self::Message: Clone,
     {
         let kernel = self.node().kernel();
-        kernel.send_to_all(&message, |addr, error| {
-            debug!(parent: &kernel.span, %addr, ?error, "skipped a peer in a broadcast");
+        kernel.send_to_all(&message, |addr, reason| {
+            debug!(parent: &kernel.span, %addr, reason, "skipped a peer in a broadcast");
         })
     }
 }

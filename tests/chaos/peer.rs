@@ -268,6 +268,7 @@ impl Peer {
     }
 
     /// Sends a message of a worker to all peers.
+    #[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
     pub fn send_to_all(&self, lane: usize, dice: &mut Random) {
         let serial = self.serials[lane].fetch_add(1, Relaxed) + 1;
         let message = self.message(BROADCAST_LANE + lane as u8, serial, 0, dice);

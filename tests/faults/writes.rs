@@ -233,6 +233,7 @@ fn fill<T: Temper>(stage: &Stage, victim: &Victim<T>, addr: SocketAddr) -> Resul
 type Fanned<'a> = Result<(usize, usize, Option<bool>, Watch<'a>), String>;
 
 /// How many messages 49 peers get while the fiftieth reads, or does not.
+#[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
 fn fan_out(stage: &Stage, fan: Fan, is_one_stalled: bool, duration: Duration) -> Fanned<'_> {
     const PEERS: usize = 50;
     let (victim, addr) = stage.victim::<Prompt>(attack::config(if is_one_stalled { 19 } else { 20 }));

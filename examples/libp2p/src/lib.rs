@@ -103,6 +103,8 @@ pub struct Libp2p(Arc<Shared>);
 struct Shared {
     node: Node,
     identity: Identity,
+    /// What peers may ask for.
+    protocols: &'static [&'static str],
     /// Each peer that is connected, or about to be.
     peers: Mutex<HashMap<SocketAddr, Peer>>,
     /// Who is to answer where we dial.
@@ -126,11 +128,21 @@ impl Pea2Pea for Libp2p {
 }
 
 impl Libp2p {
-    /// Makes a node, with all five protocols enabled.
+    /// Makes a node that speaks ping and identify, with all five protocols of the kernel enabled.
     pub async fn start(config: Config, keypair: Keypair) -> io::Result<Self> {
+        Self::start_speaking(&[PING, IDENTIFY], config, keypair).await
+    }
+
+    /// Makes a node that answers to some of the protocols only: libp2p demands none of them.
+    pub async fn start_speaking(
+        protocols: &'static [&'static str],
+        config: Config,
+        keypair: Keypair,
+    ) -> io::Result<Self> {
         let node = Self(Arc::new(Shared {
             node: Node::new(config),
             identity: Identity::new(keypair)?,
+            protocols,
             peers: Mutex::default(),
             expected: Mutex::default(),
             events: broadcast::channel(MAX_EVENTS).0,
@@ -203,7 +215,8 @@ impl Libp2p {
         Ok(Pinger(self.open(addr, PING).await?))
     }
 
-    /// Asks the peer who it is; what it says has to fit the key that it proved to have.
+    /// Asks the peer who it is; what it says has to fit the key that it proved to have. `Unsupported` if it does not speak
+    /// identify, which is optional: that is no reason to give the peer up.
     pub async fn identify(&self, addr: SocketAddr) -> io::Result<Info> {
         let peer = self.peer_at(addr).ok_or_else(|| not_connected(addr))?;
         let stream = self.open(addr, IDENTIFY).await?;
@@ -228,7 +241,7 @@ impl Libp2p {
         let Some(peer) = self.peer_at(addr) else { return };
         // What is not among these is answered with `na`, and the peer may ask for something else.
         let agreed = in_time("a protocol", async {
-            listener_select_proto(stream, [PING, IDENTIFY]).await.map_err(io::Error::from)
+            listener_select_proto(stream, self.0.protocols.iter().copied()).await.map_err(io::Error::from)
         });
         let Ok((protocol, stream)) = agreed.await else { return };
         // An error on a substream concerns nobody but whoever uses it.
@@ -247,7 +260,7 @@ impl Libp2p {
             public_key: self.0.identity.public_key(),
             agent: AGENT.to_owned(),
             protocol_version: "ipfs/0.1.0".to_owned(),
-            protocols: [PING, IDENTIFY].map(str::to_owned).into(),
+            protocols: self.0.protocols.iter().copied().map(str::to_owned).collect(),
             listen_addrs: listening.map(address::format).into_iter().collect(),
             observed_addr: Some(address::format(addr)),
         }

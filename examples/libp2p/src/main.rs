@@ -139,7 +139,11 @@ async fn converse(node: &Libp2p, multiaddr: &Multiaddr, pings: u32) -> io::Resul
     let peer = node.peer_at(addr).map_or_else(|| "nobody".to_owned(), |peer| peer.to_string());
     println!("connected to {} in {:.1?}", Colour::Green.paint(peer), begun.elapsed());
 
-    describe(&node.identify(addr).await?);
+    match node.identify(addr).await {
+        Ok(info) => describe(&info),
+        // Identify is optional, and the peer has proved its id to Noise before: whatever goes wrong here, it stays a peer.
+        Err(error) => println!("   it does not say who it is: {error}"),
+    }
 
     let mut pinger = node.pinger(addr).await?;
     for number in 1..=pings {
@@ -200,3 +204,41 @@ fn config() -> Config {
 
 /// How long a ping may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use pea2pea_libp2p::{IDENTIFY, PING};
+
+    use super::*;
+
+    /// The events of a peer that speaks these protocols, while a node converses with it; and how that ended.
+    async fn conversed(protocols: &'static [&'static str]) -> (Vec<Event>, io::Result<()>) {
+        let local = || Config { listener_addr: Some(([127, 0, 0, 1], 0).into()), ..config() };
+        let peer = Libp2p::start_speaking(protocols, local(), Keypair::generate_ed25519()).await.unwrap();
+        let node = Libp2p::start(local(), Keypair::generate_ed25519()).await.unwrap();
+        let mut events = peer.events();
+        let there = peer.listen().await.unwrap();
+        let outcome = timeout(6 * PATIENCE, converse(&node, &there, 2)).await.expect("it comes in time");
+        node.shut_down().await;
+        peer.shut_down().await;
+        (std::iter::from_fn(|| events.try_recv().ok()).collect(), outcome)
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_speak_identify_is_kept_and_pinged() {
+        for (protocols, identified) in [(&[PING][..], 0), (&[PING, IDENTIFY], 1)] {
+            let (events, outcome) = conversed(protocols).await;
+            outcome.expect("the peer is kept");
+            let count = |is_it: fn(&Event) -> bool| events.iter().filter(|event| is_it(event)).count();
+            assert_eq!(count(|event| matches!(event, Event::Pinged { .. })), 2, "{events:?}");
+            assert_eq!(count(|event| matches!(event, Event::Identified { .. })), identified, "{events:?}");
+        }
+    }
+
+    /// The canary of the test above: pings are what this conversation is about.
+    #[tokio::test]
+    async fn a_peer_that_does_not_speak_ping_is_given_up() {
+        let (_, outcome) = conversed(&[IDENTIFY]).await;
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::Unsupported);
+    }
+}

@@ -149,6 +149,7 @@ impl ReplyStream for ReplyWire<'_> {
             Mood::Reading => {
                 let count = bytes.len().min(MOST_BYTES_AT_ONCE);
                 tape.taken.extend_from_slice(&bytes[..count]);
+                self.written.fetch_add(usize::from(count == bytes.len()), Ordering::Relaxed);
                 Ok(count)
             }
             Mood::Stalling => Err(io::ErrorKind::WouldBlock.into()),
@@ -157,8 +158,12 @@ impl ReplyStream for ReplyWire<'_> {
     }
 
     fn sent(&self, messages: usize, bytes: usize) {
-        self.written.fetch_add(1, Ordering::Relaxed);
         self.meter.sent(messages, bytes);
+        give_way();
+    }
+
+    fn unsent(&self, messages: usize, bytes: usize) {
+        self.meter.unsent(messages, bytes);
         give_way();
     }
 }

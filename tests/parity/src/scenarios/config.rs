@@ -41,7 +41,10 @@ pub(crate) async fn the_defaults_are_the_documented_ones() -> Observation {
 pub(crate) async fn unnamed_nodes_are_numbered_from_zero() -> Observation {
     let mut seen = Observation::new();
     for _ in 0..3 {
-        seen.note("name", Node::new(Config { name: None, ..config() }).name());
+        let node = Node::new(Config { name: None, ..config() });
+        seen.note("name", node.name());
+        seen.note("name in the config", &node.config().name);
+        seen.note("name in the config of a clone", &node.clone().config().name);
     }
     Node::new(Config { name: Some("named".into()), ..config() });
     seen.note("a named node takes no number", Node::new(Config { name: None, ..config() }).name());

@@ -77,7 +77,7 @@ pub(crate) async fn sends_without_writing_are_unsupported() -> Observation {
     for _ in 0..2 {
         seen.note("unicast", fault(&actor.unicast(addr, "x".into())));
         seen.note("unicast_fast", fault(&actor.unicast_fast(addr, "x".into())));
-        #[allow(deprecated, reason = "deprecated in the published crate only")]
+        #[expect(deprecated, reason = "deprecated on both sides: the lint finds a side that is not")]
         let broadcast = actor.broadcast("x".into());
         seen.note("broadcast", fault(&broadcast));
         // the second round is over a live connection
@@ -95,7 +95,7 @@ pub(crate) async fn sends_to_strangers_are_not_connected() -> Observation {
     actor.node().disconnect(addr).await;
     seen.note("unicast to a former peer", fault(&actor.unicast(addr, "x".into())));
     seen.note("unicast_fast to a former peer", fault(&actor.unicast_fast(addr, "x".into())));
-    #[allow(deprecated, reason = "deprecated in the published crate only")]
+    #[expect(deprecated, reason = "deprecated on both sides: the lint finds a side that is not")]
     let broadcast = actor.broadcast("x".into());
     seen.note("broadcast to nobody", fault(&broadcast));
     seen
@@ -107,7 +107,7 @@ pub(crate) async fn sends_of_another_type_are_unsupported() -> Observation {
     let stranger = Stranger(actor.node().clone());
     seen.note("unicast", fault(&stranger.unicast(addr, "x".into())));
     seen.note("unicast_fast", fault(&stranger.unicast_fast(addr, "x".into())));
-    #[allow(deprecated, reason = "deprecated in the published crate only")]
+    #[expect(deprecated, reason = "deprecated on both sides: the lint finds a side that is not")]
     let broadcast = stranger.broadcast("x".into());
     seen.note("broadcast", fault(&broadcast));
     seen.note("unicast of the owner", fault(&actor.unicast(addr, "x".into())));
@@ -185,7 +185,7 @@ pub(crate) async fn a_broadcast_reaches_everybody_with_room() -> Observation {
     }
     let full = peers[1].1;
     while actor.unicast_fast(full, numbered(0)).is_ok() {}
-    #[allow(deprecated, reason = "deprecated in the published crate only")]
+    #[expect(deprecated, reason = "deprecated on both sides: the lint finds a side that is not")]
     let broadcast = actor.broadcast(numbered(1));
     seen.note("broadcast", fault(&broadcast));
     for (peer, addr) in &mut peers {

@@ -16,6 +16,7 @@ use futures_util::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
+    runtime::Handle,
     sync::{Notify, OwnedSemaphorePermit},
     time::sleep,
 };
@@ -78,6 +79,9 @@ impl Listener {
                 debug!(parent: &kernel.span, "stopped listening");
                 return Ok(None);
             }
+        }
+        if Handle::try_current().is_err() {
+            return Err(error::no_runtime("switching the listener on"));
         }
         let socket = Arc::new(ListeningSocket::bind(addr, &kernel.config)?);
         let addr = socket.addr;

@@ -82,3 +82,26 @@ fn a_shutdown_ends_and_has_closed_the_socket() {
 fn a_shutdown_ends_even_if_on_disconnect_has_no_bound() {
     shut_down_from_elsewhere::<Unbounded>();
 }
+
+/// Polls a future that is ready at once, outside of every runtime.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    match future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(output) => output,
+        std::task::Poll::Pending => panic!("it waits"),
+    }
+}
+
+#[test]
+fn outside_of_a_runtime_a_dial_and_switching_on_fail_before_anything_has_changed() {
+    let node = Node::new(local_config());
+    let addr = "127.0.0.1:1".parse().unwrap();
+    for error in [at_once(node.connect(addr)).unwrap_err(), at_once(node.toggle_listener()).unwrap_err()] {
+        assert_eq!(error.kind(), std::io::ErrorKind::Other);
+        assert!(error.to_string().contains("tokio runtime"), "{error}");
+    }
+    assert_eq!((node.num_connecting(), node.is_connecting(addr)), (0, false));
+    assert!(at_once(node.listening_addr()).is_err());
+    assert!(!at_once(node.disconnect(addr)));
+    at_once(node.shut_down());
+}

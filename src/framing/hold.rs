@@ -171,6 +171,7 @@ mod tests {
         let mut held = tokio_test::task::spawn(poll_fn(|cx| gate.poll(cx, Some(&*outbox))));
         assert!(held.poll().is_pending());
         advance(TICK * 3).await;
+        assert!(held.poll().is_pending());
         let mut writing = tokio_test::task::spawn(Writer::new(sink, Arc::clone(&outbox), Sent::default()).run());
         assert!(writing.poll().is_pending());
         assert!(held.is_woken() && held.poll().is_ready());

@@ -108,7 +108,6 @@ impl IdleClock {
             ready!(sleep.poll(cx));
 
             let now = Instant::now();
-            timer.set(None);
             self.is_ticking = false;
             match (self.wait, end_of_wait) {
                 (Wait::SinceTick, _) => {
@@ -124,12 +123,14 @@ impl IdleClock {
                     self.is_pardoned = true;
                 }
                 _ if !self.has_looked_again => {
-                    // A thread that was held up learns that the time is up before it learns that there are bytes.
+                    // A thread that was held up learns that the time is up before it learns that there are bytes. The
+                    // timer stays: a new one would fire only when the runtime next looks at its clock.
                     self.has_looked_again = true;
                     return poll_yield(cx);
                 }
                 _ => return Poll::Ready(()),
             }
+            timer.set(None);
         }
     }
 

@@ -14,9 +14,12 @@ use tokio::{
 use tokio_util::codec::BytesCodec;
 
 use super::{
-    Observer, ReadStream,
+    CLOCK_JUMP, Observer, ReadStream,
     read::{ReadEnd, ReadSettings, Reader},
+    write::Writer,
+    write_tests::{Message, PATIENT, Sent, TestEncoder},
 };
+use crate::outbox::Outbox;
 
 struct Nobody;
 
@@ -154,4 +157,36 @@ fn a_tick_that_finds_a_wait_does_not_use_up_the_second_look() {
         assert!(matches!(end, ReadEnd::Idle), "{end:?}");
         assert!(begun.elapsed() >= 121 * SECOND, "the message began the time anew: {:?}", begun.elapsed());
     });
+}
+
+/// How often a task has to be polled until it is ready, if each time so much later than its timer asks for.
+fn polls_when_always_late<T>(task: impl Future<Output = T>, timeout: Duration) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut task = tokio_test::task::spawn(task);
+        for polls in 1..=20 {
+            if task.poll().is_ready() {
+                return polls;
+            }
+            tokio::time::advance(timeout + 2 * CLOCK_JUMP).await;
+        }
+        panic!("it is pardoned each time");
+    })
+}
+
+#[test]
+fn a_silent_peer_is_pardoned_once_however_late_the_clock_is_looked_at() {
+    let (near, _far) = duplex(64);
+    let mut reader = Reader::new(near, BytesCodec::new(), &MINUTE, Nobody);
+    // Begins to wait, is pardoned, is looked at again.
+    assert_eq!(polls_when_always_late(reader.run(async |_| {}), 60 * SECOND), 4);
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_pardoned_once_for_each_batch() {
+    let (near, _far) = duplex(64);
+    let outbox = std::sync::Arc::new(Outbox::new(TestEncoder, &PATIENT));
+    assert!(outbox.push(Message::Bytes(vec![1; 100]), None).is_ok());
+    let writing = Writer::new(near, outbox, Sent::default()).run();
+    assert_eq!(polls_when_always_late(writing, 60 * SECOND), 4);
 }

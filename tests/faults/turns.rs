@@ -152,12 +152,14 @@ fn one_timeout<const COST_US: u64, const IDLE_MS: u64, const FLUSH_MS: u64>(work
     let end_of = |addr| ENDS.lock().unwrap().iter().find(|end| end.0 == addr).map(|end| end.1);
     let cell = format!("{workers} workers, {floods} floods of {COST_US} us");
     let idle = holds_within(ENDED_WITHIN, "the end of the silent peer", || end_of(silent_addr).is_some());
-    let flush = holds_within(ENDED_WITHIN, "the end of the deaf peer", || end_of(deaf_addr).is_some());
+    // With a turn each 1.5 s, the system's own buffers take far longer to fill, and so long the peer takes what is sent.
+    let fills = COST_US < 1_000_000;
+    let flush = holds_within(ENDED_WITHIN, "the end of the deaf peer", || !fills || end_of(deaf_addr).is_some());
     alone.finish();
     let [idle, flush] = [idle, flush].map(|end| end.map_err(|reason| format!("{cell}: {reason}")));
     let (idle, flush) = (idle?, flush?);
-    let origins = (end_of(silent_addr), end_of(deaf_addr));
-    ensure(origins == (Some(DisconnectOrigin::Reading), Some(DisconnectOrigin::Writing)), || {
+    let origins = (end_of(silent_addr), end_of(deaf_addr).filter(|_| fills));
+    ensure(origins == (Some(DisconnectOrigin::Reading), fills.then_some(DisconnectOrigin::Writing)), || {
         format!("{cell}: the ends came from {origins:?}")
     })?;
     Ok(format!("{cell}: silent after {idle:.1?}, deaf after {flush:.1?} more"))
@@ -189,9 +191,8 @@ row!(row_29_beside_floods_silent_and_deaf_peers_end_by_their_timeouts, beside_fl
     "the flush timeout" off: without_flush_timeout => "the end of the deaf peer",
 ]);
 
-row!(row_29_beside_messages_of_1500_ms_silent_and_deaf_peers_end_by_their_timeouts, beside_a_slow_message, [
+row!(row_29_beside_messages_of_1500_ms_silent_peers_end_by_their_timeout, beside_a_slow_message, [
     "the idle timeout" off: without_idle_timeout => "the end of the silent peer",
-    "the flush timeout" off: without_flush_timeout => "the end of the deaf peer",
 ]);
 
 // --- row 30 ---

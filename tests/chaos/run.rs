@@ -195,7 +195,7 @@ fn summarise(world: &World, maxima: Maxima, elapsed: Duration) {
     text += &format!(
         "pairs of on_connect and on_disconnect: {}, {:.0} per second, {} in the slowest second\n\
          {actions} actions; {} nodes spawned; {} messages processed; peak heap: {:.2} MiB\n\
-         most at once: {} nodes, {} tasks, {} fds; longest tick: {:?}\n\
+         most at once: {} nodes, {} tasks, {} fds; longest tick: {:?}, sleep of it: {:?}\n\
          the first {} actions of {digested} of {WORKERS} workers: {digest:016x}; CHAOS_SEED={}\n",
         of(Event::Pair),
         of(Event::Pair) as f64 / seconds,
@@ -207,6 +207,7 @@ fn summarise(world: &World, maxima: Maxima, elapsed: Duration) {
         maxima.tasks,
         maxima.fds,
         maxima.tick,
+        maxima.sleep,
         crew::DIGESTED,
         world.seed,
     );

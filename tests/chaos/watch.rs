@@ -76,6 +76,8 @@ pub struct Maxima {
     pub peers: usize,
     /// How long a turn of the watch took: more than a second shows a machine that stood still, and every bound with it.
     pub tick: Duration,
+    /// How long its sleep alone took: a tick that is longer than that was held up by somebody here.
+    pub sleep: Duration,
     /// How few connections had both their hooks called within a second: no phase is idle.
     pub slowest_second: Option<u64>,
 }
@@ -122,9 +124,11 @@ impl<'a> Watch<'a> {
         let mut ticks = 0_u64;
         let mut last_tick = Instant::now();
         while !is_over() {
+            let fell_asleep = Instant::now();
             thread::sleep(TICK);
             ticks += 1;
             let now = Instant::now();
+            self.maxima.sleep = self.maxima.sleep.max(now - fell_asleep);
             self.maxima.tick = self.maxima.tick.max(now - std::mem::replace(&mut last_tick, now));
             for peer in self.world.all() {
                 sample(&peer);

@@ -171,13 +171,14 @@ impl Worker {
                 }
             }
             Kind::DisconnectOutside => {
-                if let Some(addr) = any_peer_of(&peer, dice) {
+                if let Some(addr) = any_peer_of(&peer, dice).filter(|addr| !peer.is_foreign(*addr)) {
                     peer.note_disconnect(disconnect_outside(&peer, addr).await);
                 }
             }
             Kind::Pipeline => {
                 if let Some(addr) = peer.listening_addr() {
                     strangers::pipeline(&self.world, addr, dice).await;
+                    strangers::close_on_answers(&self.world, addr, dice).await;
                 }
             }
             Kind::Stranger => {

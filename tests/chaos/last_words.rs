@@ -5,6 +5,9 @@
 //!   ([`WRITE_TIMEOUT`] from the word on): so it has seen the end of the other side's stream, and reset nothing;
 //! - the other end has ended by `Reading` or `Writing`, and not by a timeout, a panic or an error of its own, nor because its
 //!   runtime went away ([`Line::has_followed`]).
+//!
+//! Raw sockets say some too, and close without reading what they have asked for: the first answer after that is met with a
+//! reset, and yet the node processes what it was sent before.
 
 use std::{
     collections::HashMap,
@@ -16,12 +19,15 @@ use std::{
 use tokio::task_local;
 
 use crate::{
-    actions::Worker, common::wire::Random, hooks::WRITE_TIMEOUT, line::Line, outside, peer::Peer, sends::any_reply,
-    tally::Event, world::World,
+    actions::Worker, common::wire::Random, frames::Speaker, hooks::WRITE_TIMEOUT, line::Line, outside, peer::Peer,
+    sends::any_reply, tally::Event, world::World,
 };
 
 /// How long the other end's end is waited for: its node may have refused the connection, or ended it before.
 const MAX_AGE: Duration = Duration::from_secs(10);
+
+/// An end that comes later may have come of the bound of 3 s for what was sent before it.
+const DRAINED_IN_TIME: Duration = Duration::from_millis(2_500);
 
 /// Counted from here on, so many kept words of a hundred confirmed ones show that the rule is not empty.
 const TELLING_WORDS: u64 = 1_000;
@@ -79,6 +85,7 @@ struct End {
     has_followed: bool,
     /// Whether it has sent something that was not read any more.
     has_talked_on: bool,
+    at: Instant,
 }
 
 /// The words under way, by the number of the other end.
@@ -91,8 +98,27 @@ impl Words {
         if from.peer.is_stranger() || word.from.set(Arc::clone(from)).is_err() {
             return;
         }
+        self.enter(from.peer.connection, word);
+    }
+
+    fn enter(&self, to: u64, word: &Arc<Word>) {
         let entry = Entry { word: Arc::clone(word), is_processed: false, owed_since: None, end: None };
-        self.0.lock().unwrap().entry(from.peer.connection).or_default().push(entry);
+        self.0.lock().unwrap().entry(to).or_default().push(entry);
+    }
+
+    /// A raw socket is about to say its last word to a connection.
+    pub fn register_stranger(&self, to: Speaker, lane: u8, serial: u32) -> Arc<Word> {
+        let word = Arc::new(Word::new(lane, serial));
+        self.enter(to.connection, &word);
+        word
+    }
+
+    /// It has closed, after the system took all of it, or not.
+    pub fn conclude_stranger(&self, world: &World, to: Speaker, word: &Word, is_owed: bool) {
+        if is_owed {
+            world.count(Event::StrangerLastWord);
+        }
+        self.settle(world, to.connection, word, is_owed.then(Instant::now));
     }
 
     pub fn note_processed(&self, line: &Line, lane: u8, serial: u32) {
@@ -108,7 +134,8 @@ impl Words {
         let mut words = self.0.lock().unwrap();
         for entry in words.get_mut(&line.number).into_iter().flatten() {
             let heard = entry.word.from.get().map_or(0, |from| from.decoded.load(SeqCst));
-            entry.end = Some(End { has_followed, has_talked_on: line.encoded.load(SeqCst) > heard });
+            let has_talked_on = line.encoded.load(SeqCst) > heard;
+            entry.end = Some(End { has_followed, has_talked_on, at: Instant::now() });
         }
         judge(world, &mut words, line.number);
     }
@@ -127,12 +154,16 @@ impl Words {
             }
             is_by_call && is_in_time && !from.is_foreign
         };
-        let to = from.peer.connection;
+        self.settle(world, from.peer.connection, word, is_owed.then_some(returned));
+    }
+
+    /// It is known since when the word is owed, or that it is not.
+    fn settle(&self, world: &World, to: u64, word: &Word, owed_since: Option<Instant>) {
         let mut words = self.0.lock().unwrap();
         let Some(entries) = words.get_mut(&to) else { return };
-        if is_owed {
+        if owed_since.is_some() {
             for entry in entries.iter_mut().filter(|entry| std::ptr::eq(&*entry.word, word)) {
-                entry.owed_since = Some(returned);
+                entry.owed_since = owed_since;
             }
         } else {
             entries.retain(|entry| !std::ptr::eq(&*entry.word, word));
@@ -164,8 +195,11 @@ fn judge(world: &World, words: &mut HashMap<u64, Vec<Entry>>, to: u64) {
     let Some(entries) = words.get_mut(&to) else { return };
     entries.retain(|entry| {
         let (Some(since), Some(end)) = (entry.owed_since, entry.end) else { return true };
-        match (end.has_followed, entry.is_processed) {
+        let has_followed = end.has_followed && end.at.saturating_duration_since(since) < DRAINED_IN_TIME;
+        let is_stranger = entry.word.from.get().is_none();
+        match (has_followed, entry.is_processed) {
             (false, _) => world.count(Event::LastWordAbandoned),
+            (true, true) if is_stranger => world.count(Event::StrangerLastWordKept),
             (true, true) => {
                 world.count(Event::LastWordKept);
                 if end.has_talked_on {
@@ -173,7 +207,7 @@ fn judge(world: &World, words: &mut HashMap<u64, Vec<Entry>>, to: u64) {
                 }
             }
             (true, false) => world.fault(format!(
-                "a last word was confirmed and lost: {:?} after its beginning the call had returned; {end:?}, {entry:?}",
+                "a last word was lost: its sender was done with it {:?} after its beginning; {end:?}, {entry:?}",
                 since - entry.word.began,
             )),
         }
@@ -197,7 +231,7 @@ impl Worker {
         let ended = Ended::default();
         let own = peer.clone();
         let disconnect = ENDED.scope(ended.clone(), async move { own.node.disconnect(addr).await });
-        let is_done = if dice.below(10) == 0 {
+        let is_done = if dice.below(10) == 0 && !peer.is_foreign(addr) {
             self.world.count(Event::DisconnectedOutside);
             outside::without_runtime(&self.world, disconnect).await.unwrap_or(false)
         } else {

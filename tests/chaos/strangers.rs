@@ -176,6 +176,24 @@ pub async fn pipeline(world: &World, addr: SocketAddr, dice: &mut Random) {
     }
 }
 
+/// Dials a node, asks for answers, says a last word, and closes without reading.
+pub async fn close_on_answers(world: &World, addr: SocketAddr, dice: &mut Random) {
+    let Ok(Ok(mut stream)) = timeout(STEP_TIME, dialled(addr, false, dice)).await else { return };
+    let Ok(Ok(node)) = timeout(STEP_TIME, greet(&mut stream, Speaker::stranger(false))).await else { return };
+    // So few that the node's receive buffer holds them.
+    let last = dice.below(60) as u32;
+    let mut bytes = BytesMut::new();
+    for number in 0..=last {
+        let wish = if number == last { Wish::LastWord } else { Wish::Reply(1) };
+        let message = Outgoing { wish, ..Outgoing::new(0, number + 1, number, 8) };
+        message.write(Speaker::stranger(false), number, &mut bytes);
+    }
+    let word = world.words.register_stranger(node, 0, last + 1);
+    let is_written = matches!(timeout(STEP_TIME, stream.write_all(&bytes)).await, Ok(Ok(())));
+    drop(stream);
+    world.words.conclude_stranger(world, node, &word, is_written);
+}
+
 /// What a stranger says: nothing, garbage, good messages, a good beginning.
 fn nonsense(world: &World, is_greeted: bool, dice: &mut Random) -> BytesMut {
     let mut bytes = BytesMut::new();

@@ -102,6 +102,8 @@ events! {
     StrangerFlooded: "raw sockets that are flooded and never read",
     StrangerPipelined: "raw sockets that sent all their requests at once",
     StrangerAnswered: "of these, raw sockets that got all their answers",
+    StrangerLastWord: "raw sockets that closed behind a last word",
+    StrangerLastWordKept: "of these, last words reconciled",
     Burst: "bursts of extra workers",
     Samples: "samples of a node's limits",
     AtLimit: "samples of a node at its limit",

@@ -19,8 +19,14 @@ mod frames;
 mod heap;
 #[path = "chaos/hooks.rs"]
 mod hooks;
+#[path = "chaos/last_words.rs"]
+mod last_words;
 #[path = "chaos/ledger.rs"]
 mod ledger;
+#[path = "chaos/line.rs"]
+mod line;
+#[path = "chaos/outside.rs"]
+mod outside;
 #[path = "chaos/panics.rs"]
 mod panics;
 #[path = "chaos/peer.rs"]
@@ -29,6 +35,8 @@ mod peer;
 mod plan;
 #[path = "chaos/run.rs"]
 mod run;
+#[path = "chaos/sends.rs"]
+mod sends;
 #[path = "chaos/strangers.rs"]
 mod strangers;
 #[path = "chaos/tally.rs"]
@@ -37,6 +45,8 @@ mod tally;
 mod watch;
 #[path = "chaos/world.rs"]
 mod world;
+#[path = "chaos/wrapper.rs"]
+mod wrapper;
 
 use std::{env, time::Duration};
 

@@ -15,9 +15,11 @@ use tokio::{net::TcpSocket, task::yield_now, time::timeout};
 
 use crate::{
     common::wire::Random,
+    outside,
     panics::INTENDED,
-    peer::{Peer, Receipt},
+    peer::Peer,
     plan::{Action, Kind},
+    sends::Receipt,
     strangers::{self, Kept},
     tally::Event,
     watch,
@@ -152,6 +154,33 @@ impl Worker {
                 }
             }
             Kind::Broadcast => peer.send_to_all(self.lane, dice),
+            Kind::LastWords => {
+                if let Some(addr) = any_peer_of(&peer, dice) {
+                    self.say_last_word(&peer, addr, dice).await;
+                }
+            }
+            Kind::LastWordsToAll => {
+                if !peer.is_veteran {
+                    self.say_last_words_to_all(&peer, dice).await;
+                    self.bury(&peer).await;
+                }
+            }
+            Kind::DialAndVanish => {
+                if let Some((_, addr)) = self.world.find_listening(action.second, &peer) {
+                    outside::dial_and_vanish(&peer, self.lane, addr, dice).await;
+                }
+            }
+            Kind::DisconnectOutside => {
+                if let Some(addr) = any_peer_of(&peer, dice).filter(|addr| !peer.is_foreign(*addr)) {
+                    peer.note_disconnect(disconnect_outside(&peer, addr).await);
+                }
+            }
+            Kind::Pipeline => {
+                if let Some(addr) = peer.listening_addr() {
+                    strangers::pipeline(&self.world, addr, dice).await;
+                    strangers::close_on_answers(&self.world, addr, dice).await;
+                }
+            }
             Kind::Stranger => {
                 if let Some(addr) = peer.listening_addr() {
                     strangers::dial(&self.world, addr, dice, &mut self.kept).await;
@@ -223,7 +252,7 @@ impl Worker {
                 None => self.world.count(Event::CancelledDisconnect),
             }
         }
-        self.await_receipt(receipt).await;
+        _ = self.await_receipt(receipt).await;
     }
 
     /// Sends more than the queue holds, of sizes with which a batch is full before the queue is empty.
@@ -238,14 +267,25 @@ impl Worker {
         }
     }
 
-    async fn await_receipt(&self, receipt: Receipt) {
-        match timeout(RECEIPT_TIME, receipt).await {
+    /// Tells whether the receipt confirms.
+    pub async fn await_receipt(&self, receipt: impl Future<Output = <Receipt as Future>::Output>) -> bool {
+        let told = timeout(RECEIPT_TIME, receipt).await;
+        match told {
             Ok(Ok(Ok(()))) => self.world.count(Event::ReceiptConfirmed),
             Ok(Ok(Err(_))) => self.world.count(Event::ReceiptFailed),
             Ok(Err(_)) => self.world.count(Event::ReceiptGone),
             Err(_) => self.world.fault("a receipt does not resolve"),
         }
+        matches!(told, Ok(Ok(Ok(()))))
     }
+}
+
+/// Disconnects on a thread without a runtime.
+pub async fn disconnect_outside(peer: &Peer, addr: SocketAddr) -> bool {
+    peer.world.count(Event::DisconnectedOutside);
+    let own = peer.clone();
+    let is_done = outside::without_runtime(&peer.world, async move { own.node.disconnect(addr).await }).await;
+    is_done.unwrap_or(false)
 }
 
 fn any_peer_of(peer: &Peer, dice: &mut Random) -> Option<SocketAddr> {

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! greeting: magic 4 | node 4 | connection 8 | checksum 8
-//! message:  length 4 | node 4 | connection 8 | number 4 | lane 1 | serial 4 | previous 4 | payload | checksum 8
+//! message:  length 4 | node 4 | connection 8 | number 4 | lane 1 | serial 4 | previous 4 | wish 2 | payload | checksum 8
 //! ```
 //!
 //! `number` counts the messages of the connection, given by the encoder: the receiver sees each exactly once, in order.
 //! `serial` is given by the sender before it queues the message, and grows along each lane; `previous` is the one before it
-//! that the connection accepted from that lane: what is lost or changes places in the queue shows.
+//! that the connection accepted from that lane: what is lost or changes places in the queue shows. `wish` is what the receiver
+//! is asked to do.
 
 use std::{
     io,
@@ -21,7 +22,8 @@ use tokio_util::{
 
 use crate::{
     common::wire::Random,
-    ledger::Line,
+    last_words::Word,
+    line::Line,
     panics::{self, INTENDED},
     peer::Peer,
     tally::Event,
@@ -36,7 +38,7 @@ const FLOODED: u32 = u32::MAX - 1;
 
 /// The most bytes of a payload.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
-const BEFORE_PAYLOAD: usize = 4 + 4 + 8 + 4 + 1 + 4 + 4;
+const BEFORE_PAYLOAD: usize = 4 + 4 + 8 + 4 + 1 + 4 + 4 + 2;
 const AROUND_PAYLOAD: usize = BEFORE_PAYLOAD + 8;
 
 /// One end of a connection.
@@ -97,6 +99,46 @@ pub enum Trap {
     Fail,
 }
 
+/// What a message asks of whoever processes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    Nothing,
+    /// So many messages back.
+    Reply(u8),
+    /// A message to somebody else.
+    Relay,
+    /// A message to everybody.
+    Broadcast,
+    /// To compute for so many times 10 microseconds.
+    Compute(u8),
+    /// To be processed, although its sender says farewell.
+    LastWord,
+}
+
+impl Wish {
+    fn to_bytes(self) -> [u8; 2] {
+        match self {
+            Self::Nothing => [0, 0],
+            Self::Reply(count) => [1, count],
+            Self::Relay => [2, 0],
+            Self::Broadcast => [3, 0],
+            Self::Compute(tens) => [4, tens],
+            Self::LastWord => [5, 0],
+        }
+    }
+
+    fn from_bytes(bytes: [u8; 2]) -> Self {
+        match bytes {
+            [1, count] => Self::Reply(count),
+            [2, _] => Self::Relay,
+            [3, _] => Self::Broadcast,
+            [4, tens] => Self::Compute(tens),
+            [5, _] => Self::LastWord,
+            _ => Self::Nothing,
+        }
+    }
+}
+
 /// A message as its sender sees it.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
@@ -105,10 +147,17 @@ pub struct Outgoing {
     /// 0: not known.
     pub previous: u32,
     pub size: usize,
+    pub wish: Wish,
     pub trap: Option<Trap>,
+    /// What is known of it, if it is a last word.
+    pub word: Option<Arc<Word>>,
 }
 
 impl Outgoing {
+    pub fn new(lane: u8, serial: u32, previous: u32, size: usize) -> Self {
+        Self { lane, serial, previous, size, wish: Wish::Nothing, trap: None, word: None }
+    }
+
     pub fn write(&self, from: Speaker, number: u32, dst: &mut BytesMut) {
         let noise = self.serial as usize * 7 % 4_096;
         let payload = &NOISE[noise..noise + self.size.min(MAX_PAYLOAD)];
@@ -121,6 +170,7 @@ impl Outgoing {
         dst.put_u8(self.lane);
         dst.put_u32(self.serial);
         dst.put_u32(self.previous);
+        dst.put_slice(&self.wish.to_bytes());
         dst.put_slice(payload);
         let sum = checksum(&dst[begin..]);
         dst.put_u64(sum);
@@ -129,14 +179,15 @@ impl Outgoing {
 
 pub struct Stamp {
     peer: Peer,
+    line: Arc<Line>,
     own: Speaker,
     number: u32,
 }
 
 impl Stamp {
-    pub fn new(peer: &Peer, line: &Line) -> Self {
+    pub fn new(peer: &Peer, line: Arc<Line>) -> Self {
         let own = Speaker { node: peer.number, connection: line.number };
-        Self { peer: peer.clone(), own, number: 0 }
+        Self { peer: peer.clone(), line, own, number: 0 }
     }
 }
 
@@ -148,6 +199,7 @@ impl Encoder<Outgoing> for Stamp {
         if let Some(trap) = message.trap {
             // What it leaves must not reach the peer.
             dst.put_slice(b"half a message");
+            self.line.spoil();
             match trap {
                 Trap::Panic => {
                     world.count(Event::PanickedInEncode);
@@ -159,57 +211,86 @@ impl Encoder<Outgoing> for Stamp {
                 }
             }
         }
+        if let Some(word) = &message.word {
+            world.words.register(word, &self.line);
+        }
         message.write(self.own, self.number, dst);
         self.number += 1;
+        self.line.encoded.fetch_add(1, SeqCst);
         world.count(Event::Encoded);
         Ok(())
     }
 }
 
-/// A message as it is processed.
-pub struct Incoming {
-    pub line: Arc<Line>,
-    pub number: u32,
-    /// A part of the read buffer, kept while the message is being processed.
-    _kept: Option<BytesMut>,
+/// A message as it was sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Header {
+    from: Speaker,
+    number: u32,
+    pub lane: u8,
+    pub serial: u32,
+    previous: u32,
+    pub wish: Wish,
 }
 
-/// Counts among the node's readers while it lives.
-pub struct Check {
-    peer: Peer,
-    line: Arc<Line>,
+impl Header {
+    /// The size of the message that begins here, if that is known; the error says why there is none.
+    pub fn size(src: &[u8]) -> Result<Option<usize>, String> {
+        let Some(mut length) = src.get(..4) else { return Ok(None) };
+        let size = 4 + length.get_u32() as usize;
+        if !(AROUND_PAYLOAD..=AROUND_PAYLOAD + MAX_PAYLOAD).contains(&size) {
+            return Err(format!("a message of {size} bytes"));
+        }
+        Ok((src.len() >= size).then_some(size))
+    }
+
+    pub fn is_reply(&self) -> bool {
+        self.lane == REPLY_LANE
+    }
+
+    fn read(frame: &[u8]) -> Result<Self, String> {
+        let (content, sum) = frame.split_at(frame.len() - 8);
+        if checksum(content) != u64::from_be_bytes(sum.try_into().unwrap_or_default()) {
+            return Err("a torn message".into());
+        }
+        let mut header = &content[4..];
+        Ok(Self {
+            from: Speaker { node: header.get_u32(), connection: header.get_u64() },
+            number: header.get_u32(),
+            lane: header.get_u8(),
+            serial: header.get_u32(),
+            previous: header.get_u32(),
+            wish: Wish::from_bytes([header.get_u8(), header.get_u8()]),
+        })
+    }
+}
+
+/// The lane of replies.
+pub const REPLY_LANE: u8 = u8::MAX - 1;
+
+/// What has come from one speaker so far.
+#[derive(Debug)]
+pub struct Sequence {
+    from: Speaker,
     next_number: u32,
     /// The last serial number of each lane.
     lanes: Vec<(u8, u32)>,
 }
 
-impl Check {
-    pub fn new(peer: &Peer, line: Arc<Line>) -> Self {
-        peer.readers.fetch_add(1, SeqCst);
-        Self { peer: peer.clone(), line, next_number: 0, lanes: Vec::new() }
+impl Sequence {
+    pub fn new(from: Speaker) -> Self {
+        Self { from, next_number: 0, lanes: Vec::new() }
     }
 
-    /// What is wrong with the stream: the fault of a stranger, or else of the kernel.
-    fn reject<T>(&self, what: impl FnOnce() -> String) -> io::Result<T> {
-        if !self.line.peer.is_stranger() {
-            self.peer.world.fault(format!("node {} got from {:?} {}", self.peer.number, self.line.peer, what()));
-        }
-        Err(io::ErrorKind::InvalidData.into())
-    }
-
-    fn check(&mut self, frame: &[u8]) -> io::Result<()> {
-        let (content, sum) = frame.split_at(frame.len() - 8);
-        if checksum(content) != u64::from_be_bytes(sum.try_into().unwrap_or_default()) {
-            return self.reject(|| "a torn message".into());
-        }
-        let mut header = &content[4..];
-        let from = Speaker { node: header.get_u32(), connection: header.get_u64() };
-        let (number, lane, serial, previous) = (header.get_u32(), header.get_u8(), header.get_u32(), header.get_u32());
-        if from != self.line.peer {
-            return self.reject(|| format!("a message of {from:?}"));
+    /// Looks at a whole message; the error tells what is wrong with it.
+    pub fn check(&mut self, frame: &[u8]) -> Result<Header, String> {
+        let header = Header::read(frame)?;
+        let Header { from, number, lane, serial, previous, .. } = header;
+        if from != self.from {
+            return Err(format!("a message of {from:?}"));
         }
         if number != self.next_number {
-            return self.reject(|| format!("message {number} when {} was due", self.next_number));
+            return Err(format!("message {number} when {} was due", self.next_number));
         }
         self.next_number += 1;
         match self.lanes.iter_mut().find(|(other, _)| *other == lane) {
@@ -217,13 +298,51 @@ impl Check {
             Some((_, last)) => {
                 let last = std::mem::replace(last, serial);
                 if serial <= last || (previous != 0 && previous != last) {
-                    return self.reject(|| {
-                        format!("serial number {serial} of lane {lane} after {last}, and not after {previous}")
-                    });
+                    return Err(format!(
+                        "serial number {serial} of lane {lane} after {last}, and not after {previous}"
+                    ));
                 }
             }
         }
-        Ok(())
+        Ok(header)
+    }
+}
+
+/// A message as it is processed.
+pub struct Incoming {
+    pub line: Arc<Line>,
+    pub header: Header,
+    /// A part of the read buffer, kept while the message is being processed.
+    _kept: Option<BytesMut>,
+}
+
+impl Incoming {
+    pub fn number(&self) -> u32 {
+        self.header.number
+    }
+}
+
+/// Counts among the node's readers while it lives.
+pub struct Check {
+    peer: Peer,
+    line: Arc<Line>,
+    sequence: Sequence,
+}
+
+impl Check {
+    pub fn new(peer: &Peer, line: Arc<Line>) -> Self {
+        peer.readers.fetch_add(1, SeqCst);
+        Self { peer: peer.clone(), sequence: Sequence::new(line.peer), line }
+    }
+
+    /// What is wrong with the stream is the fault of a stranger, or else of the kernel.
+    fn accept<T>(&self, result: Result<T, String>) -> io::Result<T> {
+        result.map_err(|what| {
+            if !self.line.peer.is_stranger() {
+                self.peer.world.fault(format!("node {} got from {:?} {what}", self.peer.number, self.line.peer));
+            }
+            io::ErrorKind::InvalidData.into()
+        })
     }
 }
 
@@ -238,31 +357,27 @@ impl Decoder for Check {
     type Error = io::Error;
 
     fn decode(&mut self, src: &mut BytesMut) -> io::Result<Option<Incoming>> {
-        let Some(mut length) = src.get(..4) else { return Ok(None) };
-        let size = 4 + length.get_u32() as usize;
-        if !(AROUND_PAYLOAD..=AROUND_PAYLOAD + MAX_PAYLOAD).contains(&size) {
-            return self.reject(|| format!("a message of {size} bytes"));
-        }
-        if src.len() < size {
-            return Ok(None);
-        }
+        let Some(size) = self.accept(Header::size(src))? else { return Ok(None) };
         let peer = self.peer.clone();
         match peer.roll(2_000) {
             0 => {
                 peer.world.count(Event::PanickedInDecode);
+                self.line.spoil();
                 panics::on_purpose(peer.roll(3));
             }
             1 => {
                 peer.world.count(Event::DecodeFailed);
+                self.line.spoil();
                 return Err(io::Error::other(INTENDED));
             }
             _ => {}
         }
         let frame = src.split_to(size);
-        self.check(&frame)?;
-        let number = self.next_number - 1;
+        let checked = self.sequence.check(&frame);
+        let header = self.accept(checked)?;
+        self.line.decoded.fetch_add(1, SeqCst);
         peer.note_received(size);
         let _kept = peer.roll(2).eq(&0).then_some(frame);
-        Ok(Some(Incoming { line: Arc::clone(&self.line), number, _kept }))
+        Ok(Some(Incoming { line: Arc::clone(&self.line), header, _kept }))
     }
 }

@@ -7,9 +7,7 @@ use std::{
         ErrorKind::{QuotaExceeded, WouldBlock},
     },
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, atomic::Ordering::SeqCst},
-    task,
     time::Duration,
 };
 
@@ -18,8 +16,7 @@ use pea2pea::{
     protocols::{Handshake, OnConnect, OnDisconnect, Reading, Writing},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
+    io::{AsyncReadExt, AsyncWriteExt},
     task::yield_now,
     time::sleep,
 };
@@ -27,12 +24,18 @@ use tokio::{
 use crate::{
     actions::judge_dial,
     frames::{Check, GREETING_SIZE, Incoming, MAX_PAYLOAD, Outgoing, Speaker, Stamp},
-    ledger::Line,
+    last_words::Ended,
+    line::Line,
+    outside,
     panics::{self, INTENDED},
     peer::Peer,
     tally::Event,
     world::World,
+    wrapper::Wrapper,
 };
+
+/// The bound of a batch, and of a farewell.
+pub const WRITE_TIMEOUT: Duration = Duration::from_millis(80);
 
 /// Far more than the write timeout, and what the OS takes, allow.
 const FLOOD_STEPS: usize = 2_000;
@@ -105,7 +108,8 @@ impl<'a> Setup<'a> {
 
     fn greet(mut self, other: Speaker) {
         self.is_greeted = true;
-        self.peer.world.check(self.peer.ledger().greet(self.addr, self.number, other));
+        let line = Line::new(self.peer, self.number, self.addr, other);
+        self.peer.world.check(self.peer.ledger().greet(self.addr, line));
     }
 }
 
@@ -197,9 +201,14 @@ impl Reading for Peer {
 
     async fn process_message(&self, source: SocketAddr, message: Incoming) {
         let _turn = Turn::begin(self, source, &message);
+        self.fulfil(&message);
         match self.roll(4_000) {
-            0..3 => self.panic(Event::PanickedInProcess),
+            0..3 => {
+                message.line.spoil();
+                self.panic(Event::PanickedInProcess);
+            }
             3..6 => {
+                message.line.spoil();
                 self.world.count(Event::ProcessHung);
                 pending::<()>().await;
             }
@@ -220,9 +229,9 @@ impl<'a> Turn<'a> {
         let line = &*message.line;
         peer.world.count(Event::Processed);
         let is_alone = !line.is_processing.swap(true, SeqCst);
-        let is_next = line.processed.fetch_add(1, SeqCst) == u64::from(message.number);
+        let is_next = line.processed.fetch_add(1, SeqCst) == u64::from(message.number());
         if !is_alone || !is_next || source != line.addr {
-            let number = message.number;
+            let number = message.number();
             peer.world
                 .fault(format!("message {number} of {source}: is alone: {is_alone}, is next: {is_next}, {line:?}"));
         }
@@ -239,7 +248,7 @@ impl Drop for Turn<'_> {
 impl Writing for Peer {
     const MESSAGE_QUEUE_DEPTH: usize = 16;
     const INITIAL_BUFFER_SIZE: usize = 16 * 1024;
-    const TIMEOUT_MS: u64 = 80;
+    const TIMEOUT_MS: u64 = WRITE_TIMEOUT.as_millis() as u64;
 
     type Message = Outgoing;
     type Codec = Stamp;
@@ -249,7 +258,7 @@ impl Writing for Peer {
             self.panic_in_codec(addr, Event::PanickedInWritingCodec);
         }
         let line = self.ledger().attach_encoder(addr);
-        Stamp::new(self, &self.attached(line))
+        Stamp::new(self, self.attached(line))
     }
 }
 
@@ -268,10 +277,10 @@ impl OnConnect for Peer {
     const ABORTABLE: bool = false;
 
     async fn on_connect(&self, addr: SocketAddr) {
-        let begun = self.ledger().on_connect(addr);
+        let begun = self.ledger().on_connect(addr, outside::is_foreign());
         let line = begun.as_ref().ok().and_then(|(_, line)| line.clone());
         self.note_pair(Event::OnConnect, begun.map(|(paired, _)| paired));
-        let mut to_the_end = ToTheEnd(Some(&self.world));
+        let mut to_the_end = ToTheEnd((!outside::is_foreign()).then_some(&*self.world));
         match self.roll(2_000) {
             0..4 => {
                 to_the_end.0 = None;
@@ -299,8 +308,13 @@ impl OnDisconnect for Peer {
             None if !self.is_closing() => Err(format!("on_disconnect of {addr}, which is not listed")),
             _ => self.ledger().on_disconnect(addr, info.as_ref().map(|info| info.stats())),
         };
-        self.note_pair(Event::OnDisconnect, paired);
+        let line = paired.as_ref().ok().and_then(|(_, line)| line.clone());
+        self.note_pair(Event::OnDisconnect, paired.map(|(paired, _)| paired));
         self.note_end(origin);
+        if let Some(line) = line {
+            Ended::note(line.number);
+            self.world.words.note_end(&self.world, &line, line.has_followed(self, origin));
+        }
         match self.roll(2_000) {
             0..4 => self.panic(Event::PanickedInOnDisconnect),
             4..6 => {
@@ -312,32 +326,5 @@ impl OnDisconnect for Peer {
             340..500 => self.call_back(addr).await,
             _ => {}
         }
-    }
-}
-
-/// Hides that it is a `TcpStream`.
-struct Wrapper(TcpStream);
-
-impl AsyncRead for Wrapper {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> task::Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Wrapper {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &[u8]) -> task::Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

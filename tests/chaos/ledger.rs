@@ -5,32 +5,18 @@
 //!
 //! `on_connect` is told only an address, and may begin when its connection is gone and has a successor: it is then put to
 //! the account of the oldest connection of that address that still lacks it. Nothing more can be known from outside.
+//!
+//! A runtime that goes away may take an `on_connect` with it that has not begun. Those of foreign runtimes are kept apart.
 
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
+    sync::Arc,
 };
 
 use pea2pea::{Config, Stats};
 
-use crate::frames::Speaker;
-
-/// What the two directions of a live connection have in common.
-#[derive(Debug)]
-pub struct Line {
-    /// This connection, and no other of this test.
-    pub number: u64,
-    pub addr: SocketAddr,
-    /// Who is at the other end.
-    pub peer: Speaker,
-    /// How many of its messages have begun to be processed.
-    pub processed: AtomicU64,
-    pub is_processing: AtomicBool,
-}
+use crate::line::Line;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -54,6 +40,16 @@ struct Record {
     sent: Vec<(u8, u32)>,
 }
 
+impl Record {
+    fn is_live(&self) -> bool {
+        self.stage == Stage::Attached
+    }
+
+    fn is_foreign(&self) -> bool {
+        self.line.as_ref().is_some_and(|line| line.is_foreign)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Account {
     current: Option<Record>,
@@ -72,6 +68,8 @@ pub struct Ledger {
     per_ip: HashMap<IpAddr, usize>,
     /// Handshakes under way.
     shaking_hands: usize,
+    /// How many connections of foreign runtimes have ended before their `on_connect` began, if it ever does.
+    pub foreign_owed: usize,
 }
 
 impl Ledger {
@@ -84,6 +82,7 @@ impl Ledger {
             taken: 0,
             per_ip: HashMap::new(),
             shaking_hands: 0,
+            foreign_owed: 0,
         }
     }
 
@@ -123,13 +122,12 @@ impl Ledger {
     }
 
     /// The handshake succeeded.
-    pub fn greet(&mut self, addr: SocketAddr, number: u64, peer: Speaker) -> Result<(), String> {
+    pub fn greet(&mut self, addr: SocketAddr, line: Line) -> Result<(), String> {
         self.shaking_hands -= 1;
-        let Some(record) = self.record(addr).filter(|record| record.number == number) else {
+        let Some(record) = self.record(addr).filter(|record| record.number == line.number) else {
             return Err(format!("the setup of {addr} lost its slot"));
         };
         record.stage = Stage::Greeted;
-        let line = Line { number, addr, peer, processed: AtomicU64::new(0), is_processing: AtomicBool::new(false) };
         record.line = Some(Arc::new(line));
         Ok(())
     }
@@ -166,6 +164,11 @@ impl Ledger {
         self.record(addr).map(|record| record.number)
     }
 
+    /// The connection with the address, if it has been greeted.
+    pub fn line(&mut self, addr: SocketAddr) -> Option<Arc<Line>> {
+        self.record(addr)?.line.clone()
+    }
+
     pub fn attach_decoder(&mut self, addr: SocketAddr) -> Result<Arc<Line>, String> {
         self.attach(addr, Stage::Greeted, Stage::Reading)
     }
@@ -182,39 +185,48 @@ impl Ledger {
     }
 
     /// `on_connect` begins; tells whether the connection's `on_disconnect` has begun already, and whose turn it is if not.
-    pub fn on_connect(&mut self, addr: SocketAddr) -> Result<(bool, Option<Arc<Line>>), String> {
-        let Some(account) = self.accounts.get_mut(&addr) else {
-            return Err(format!("on_connect of {addr} for no connection"));
-        };
-        if account.owed > 0 {
-            account.owed -= 1;
-            if account.owed == 0 && account.current.is_none() {
-                self.accounts.remove(&addr);
+    pub fn on_connect(&mut self, addr: SocketAddr, is_foreign: bool) -> Result<(bool, Option<Arc<Line>>), String> {
+        let owed = match self.accounts.get_mut(&addr) {
+            Some(account) if !is_foreign && account.owed > 0 => {
+                account.owed -= 1;
+                if account.owed == 0 && account.current.is_none() {
+                    self.accounts.remove(&addr);
+                }
+                return Ok((true, None));
             }
-            return Ok((true, None));
-        }
-        match &mut account.current {
-            Some(record) if record.stage == Stage::Attached && !record.is_on_connect_begun => {
+            account => account.and_then(|account| account.current.as_mut()),
+        };
+        match owed {
+            Some(record) if record.is_live() && record.is_foreign() == is_foreign && !record.is_on_connect_begun => {
                 record.is_on_connect_begun = true;
                 Ok((false, record.line.clone()))
+            }
+            _ if is_foreign && self.foreign_owed > 0 => {
+                self.foreign_owed -= 1;
+                Ok((true, None))
             }
             other => Err(format!("on_connect of {addr} for {other:?}")),
         }
     }
 
-    /// `on_disconnect` begins; tells whether the connection's `on_connect` has begun already.
-    pub fn on_disconnect(&mut self, addr: SocketAddr, listed: Option<&Arc<Stats>>) -> Result<bool, String> {
-        let is_it = |record: &Record| {
-            record.stage == Stage::Attached && listed.is_none_or(|listed| Arc::ptr_eq(listed, &record.stats))
-        };
+    /// `on_disconnect` begins; tells whether the connection's `on_connect` has begun already, and whose end it is.
+    pub fn on_disconnect(
+        &mut self,
+        addr: SocketAddr,
+        listed: Option<&Arc<Stats>>,
+    ) -> Result<(bool, Option<Arc<Line>>), String> {
+        let is_it =
+            |record: &Record| record.is_live() && listed.is_none_or(|listed| Arc::ptr_eq(listed, &record.stats));
         let Some(record) = self.remove(addr, is_it) else {
             let account = self.accounts.get(&addr);
             return Err(format!("on_disconnect of {addr}, of which this is known: {account:?}"));
         };
-        if !record.is_on_connect_begun {
-            self.accounts.entry(addr).or_default().owed += 1;
+        match (record.is_on_connect_begun, record.is_foreign()) {
+            (true, _) => {}
+            (false, true) => self.foreign_owed += 1,
+            (false, false) => self.accounts.entry(addr).or_default().owed += 1,
         }
-        Ok(record.is_on_connect_begun)
+        Ok((record.is_on_connect_begun, record.line))
     }
 
     /// The serial number of the last message of a lane that the connection with the address accepted, if it is known.

@@ -1,4 +1,4 @@
-//! A node of the pool with all five protocols: its making, its sends and its end. What its hooks do is next door.
+//! A node of the pool with all five protocols: its making and its end. What it sends, and what its hooks do, is next door.
 
 use std::{
     io,
@@ -18,11 +18,10 @@ use pea2pea::{
     Config, DisconnectOrigin, Node, Pea2Pea, ShuttingDown,
     protocols::{Handshake, OnConnect, OnDisconnect, Reading, Writing},
 };
-use tokio::{net::TcpSocket, sync::oneshot, time::sleep};
+use tokio::{net::TcpSocket, time::sleep};
 
 use crate::{
     common::wire::Random,
-    frames::{MAX_PAYLOAD, Outgoing, Trap},
     ledger::Ledger,
     strangers,
     tally::Event,
@@ -31,13 +30,6 @@ use crate::{
 
 /// The most connections that any node may have.
 pub const MAX_CONNECTIONS: u16 = 16;
-
-/// The lane of messages that hooks send, one after another.
-const HOOK_LANE: u8 = u8::MAX;
-/// Added to a worker's lane for its broadcasts, which not every peer gets.
-const BROADCAST_LANE: u8 = 128;
-
-pub type Receipt = oneshot::Receiver<io::Result<()>>;
 
 #[derive(Clone)]
 pub struct Peer(Arc<Inner>);
@@ -52,8 +44,10 @@ pub struct Inner {
     listening_addr: Mutex<Option<SocketAddr>>,
     ledger: Mutex<Ledger>,
     /// The serial number of the last message of each worker.
-    serials: [AtomicU32; WORKERS + EXTRA_WORKERS],
-    hook_serial: Mutex<u32>,
+    pub serials: [AtomicU32; WORKERS + EXTRA_WORKERS],
+    pub hook_serial: Mutex<u32>,
+    /// How many broadcasts have begun.
+    pub broadcasts: AtomicU64,
     dice: AtomicU64,
     /// Whether a shutdown has begun.
     closing: AtomicBool,
@@ -106,6 +100,7 @@ impl Peer {
             listening_addr: Mutex::default(),
             serials: [const { AtomicU32::new(0) }; WORKERS + EXTRA_WORKERS],
             hook_serial: Mutex::new(0),
+            broadcasts: AtomicU64::new(0),
             dice: AtomicU64::new(dice.next()),
             closing: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -143,6 +138,12 @@ impl Peer {
 
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap()
+    }
+
+    /// Whether the connection's runtime may go away at any moment. Then a `disconnect` outside of a runtime, whose timers are
+    /// those of that one, may panic: not to be tried before that is mended.
+    pub fn is_foreign(&self, addr: SocketAddr) -> bool {
+        self.ledger().line(addr).is_some_and(|line| line.is_foreign)
     }
 
     pub fn is_closing(&self) -> bool {
@@ -213,83 +214,6 @@ impl Peer {
         self.world.count(if is_done { Event::Disconnected } else { Event::NotDisconnected });
         self.disconnects.fetch_add(u64::from(is_done), Relaxed);
     }
-
-    // --- sending ---
-
-    /// Mostly a few bytes, sometimes kilobytes; one in a thousand cannot be encoded.
-    fn message(&self, lane: u8, serial: u32, previous: u32, dice: &mut Random) -> Outgoing {
-        let size = match dice.below(500) {
-            0 => MAX_PAYLOAD,
-            1..10 => dice.below(8_192),
-            _ => dice.below(200),
-        };
-        let trap = match dice.below(2_000) {
-            0 => Some(Trap::Panic),
-            1 => Some(Trap::Fail),
-            _ => None,
-        };
-        Outgoing { lane, serial, previous, size, trap }
-    }
-
-    /// Sends a message of a worker, with or without a receipt. Nobody else may use its lane.
-    pub fn send(
-        &self,
-        lane: usize,
-        addr: SocketAddr,
-        size: Option<usize>,
-        dice: &mut Random,
-    ) -> io::Result<Option<Receipt>> {
-        let serial = self.serials[lane].fetch_add(1, Relaxed) + 1;
-        let lane = lane as u8;
-        let previous = self.ledger().last_sent(addr, lane).unwrap_or(0);
-        let wants_receipt = dice.below(2) == 0;
-        let mut message = self.message(lane, serial, previous, dice);
-        message.size = size.unwrap_or(message.size);
-        let sent = if wants_receipt {
-            self.unicast(addr, message).map(Some)
-        } else {
-            self.unicast_fast(addr, message).map(|()| None)
-        };
-        if sent.is_ok() {
-            self.ledger().note_sent(addr, lane, serial);
-        }
-        self.judge_send(sent)
-    }
-
-    /// Sends a message of a hook, unless another hook is just sending one.
-    pub fn send_from_hook(&self, addr: SocketAddr, size: Option<usize>) -> io::Result<()> {
-        let Ok(mut serial) = self.hook_serial.try_lock() else { return Err(io::ErrorKind::WouldBlock.into()) };
-        *serial += 1;
-        let mut message = self.message(HOOK_LANE, *serial, 0, &mut Random::new(self.roll(usize::MAX)));
-        message.size = size.unwrap_or(message.size);
-        let sent = self.unicast_fast(addr, message);
-        drop(serial);
-        self.judge_send(sent)
-    }
-
-    /// Sends a message of a worker to all peers.
-    #[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
-    pub fn send_to_all(&self, lane: usize, dice: &mut Random) {
-        let serial = self.serials[lane].fetch_add(1, Relaxed) + 1;
-        let message = self.message(BROADCAST_LANE + lane as u8, serial, 0, dice);
-        if self.judge_send(self.broadcast(message)).is_ok() {
-            self.world.count(Event::Broadcast);
-        }
-    }
-
-    fn judge_send<T>(&self, sent: io::Result<T>) -> io::Result<T> {
-        match &sent {
-            Ok(_) => self.world.count(Event::Queued),
-            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => self.world.count(Event::QueueFull),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::BrokenPipe) => {
-                self.world.count(Event::NotQueued);
-            }
-            Err(error) => self.world.fault(format!("a send failed: {error:?}")),
-        }
-        sent
-    }
-
-    // --- the end ---
 
     /// Shows that nothing of the past counts any more: after all connections have ended, as many as ever fit in.
     pub async fn prove_capacity(&self) {
@@ -368,7 +292,9 @@ impl Drop for Inner {
         if !self.ended.load(Relaxed) {
             world.fault("a node is gone that was not shut down");
         }
-        let audit = self.ledger.get_mut().unwrap().audit();
+        let ledger = self.ledger.get_mut().unwrap();
+        let audit = ledger.audit();
+        world.tally.add(Event::OnConnectVanished, ledger.foreign_owed as u64);
         world.check(audit.map_err(|what| format!("node {}: {what}", self.number)));
 
         let decoded = (self.messages_received.load(Relaxed), self.bytes_received.load(Relaxed));

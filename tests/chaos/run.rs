@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    crew, heap,
+    crew, heap, last_words, outside,
     tally::Event,
     watch::{self, Maxima, Watch, eprintln_live, mebibytes},
     world::{Progress, WORKERS, World},
@@ -131,6 +131,8 @@ fn tidy_up(world: &World, runtime: &Runtime, heap_at_start: usize, is_real: bool
     }
     wait_for(world, "the nodes shut down", || world.tally.of(Event::ShutDown) + num_veterans as u64 == spawned);
     wait_for(world, "the veterans are idle", || runtime.metrics().num_alive_tasks() == 0);
+    world.words.sweep(world, true);
+    outside::join(world, true);
     let kept = heap::in_use().saturating_sub(heap_at_start);
     if is_real {
         eprintln_live(&format!("{num_veterans} old nodes without connections hold {kept} bytes\n"));
@@ -159,7 +161,11 @@ fn check_counts(world: &World) {
     let ended: u64 = endings.into_iter().map(of).sum();
     for (one, other, what) in [
         (of(Event::Spawned), of(Event::ShutDown), "nodes were spawned, and shut down"),
-        (of(Event::OnConnect), of(Event::OnDisconnect), "on_connect and on_disconnect have begun"),
+        (
+            of(Event::OnConnect) + of(Event::OnConnectVanished),
+            of(Event::OnDisconnect),
+            "on_connect have begun or gone with their runtimes, and on_disconnect have begun",
+        ),
         (of(Event::OnConnect), of(Event::Pair), "on_connect have begun, and are paired"),
         (of(Event::OnDisconnect), ended, "on_disconnect have begun, and have an origin"),
     ] {
@@ -167,6 +173,7 @@ fn check_counts(world: &World) {
             world.fault(format!("{one} and {other}: {what}"));
         }
     }
+    last_words::check_share(world);
     if of(Event::Pair) >= TELLING_PAIRS {
         for (event, text) in Event::ALL {
             if of(*event) == 0 {
@@ -188,7 +195,7 @@ fn summarise(world: &World, maxima: Maxima, elapsed: Duration) {
     text += &format!(
         "pairs of on_connect and on_disconnect: {}, {:.0} per second, {} in the slowest second\n\
          {actions} actions; {} nodes spawned; {} messages processed; peak heap: {:.2} MiB\n\
-         most at once: {} nodes, {} tasks, {} fds; longest tick: {:?}\n\
+         most at once: {} nodes, {} tasks, {} fds; longest tick: {:?}, sleep of it: {:?}\n\
          the first {} actions of {digested} of {WORKERS} workers: {digest:016x}; CHAOS_SEED={}\n",
         of(Event::Pair),
         of(Event::Pair) as f64 / seconds,
@@ -200,6 +207,7 @@ fn summarise(world: &World, maxima: Maxima, elapsed: Duration) {
         maxima.tasks,
         maxima.fds,
         maxima.tick,
+        maxima.sleep,
         crew::DIGESTED,
         world.seed,
     );

@@ -18,7 +18,7 @@ use tokio_util::bytes::BytesMut;
 use crate::{
     actions::judge_dial,
     common::wire::Random,
-    frames::{GREETING_SIZE, Outgoing, Speaker},
+    frames::{GREETING_SIZE, Header, Outgoing, Sequence, Speaker, Wish},
     peer::Peer,
     tally::Event,
     world::{World, loopback},
@@ -26,6 +26,9 @@ use crate::{
 
 /// The bound of each step of a stranger: whatever a node does, it is not waited for.
 const STEP_TIME: Duration = Duration::from_millis(200);
+
+/// How long the answers to all requests are waited for.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// The most sockets that a worker keeps open in silence.
 pub const MAX_KEPT: usize = 4;
@@ -83,7 +86,7 @@ pub async fn fill(addr: SocketAddr, ip: IpAddr, count: usize) -> usize {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::new(ip, 0))?;
         let mut stream = socket.connect(addr).await?;
-        greet(&mut stream, Speaker::stranger(false)).await?;
+        _ = greet(&mut stream, Speaker::stranger(false)).await?;
         io::Result::Ok(stream)
     };
     let mut streams = Vec::new();
@@ -98,7 +101,7 @@ async fn misbehave(world: &World, mut stream: TcpStream, wants_flood: bool, dice
     let speaks = wants_flood || dice.below(3) > 0;
     let is_greeted = if speaks {
         let greeted = timeout(STEP_TIME, greet(&mut stream, Speaker::stranger(wants_flood))).await;
-        matches!(greeted, Ok(Ok(())))
+        matches!(greeted, Ok(Ok(_)))
     } else {
         false
     };
@@ -133,10 +136,62 @@ async fn misbehave(world: &World, mut stream: TcpStream, wants_flood: bool, dice
     }
 }
 
-async fn greet(stream: &mut TcpStream, own: Speaker) -> io::Result<()> {
+async fn greet(stream: &mut TcpStream, own: Speaker) -> io::Result<Speaker> {
     stream.write_all(&own.greeting()).await?;
-    stream.read_exact(&mut [0; GREETING_SIZE]).await?;
-    Ok(())
+    let mut greeting = [0; GREETING_SIZE];
+    stream.read_exact(&mut greeting).await?;
+    Speaker::from_greeting(&greeting).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Dials a node, sends many requests in one write, and reads the answers.
+pub async fn pipeline(world: &World, addr: SocketAddr, dice: &mut Random) {
+    let Ok(Ok(mut stream)) = timeout(STEP_TIME, dialled(addr, false, dice)).await else { return };
+    let Ok(Ok(node)) = timeout(STEP_TIME, greet(&mut stream, Speaker::stranger(false))).await else { return };
+    world.count(Event::StrangerPipelined);
+    let most = 1 << (4 + dice.below(6));
+    let count = 1 + dice.below(most) as u32;
+    let mut requests = BytesMut::new();
+    for number in 0..count {
+        let request = Outgoing { wish: Wish::Reply(1), ..Outgoing::new(0, number + 1, number, 8) };
+        request.write(Speaker::stranger(false), number, &mut requests);
+    }
+    let (mut from_node, mut to_node) = stream.split();
+    let answers = async {
+        let (mut bytes, mut sequence, mut answered) = (BytesMut::new(), Sequence::new(node), 0);
+        while answered < count && from_node.read_buf(&mut bytes).await? > 0 {
+            while let Some(size) = Header::size(&bytes).map_err(io::Error::other)? {
+                let header = sequence.check(&bytes.split_to(size)).map_err(io::Error::other)?;
+                answered += u32::from(header.is_reply());
+            }
+        }
+        io::Result::Ok(answered)
+    };
+    match timeout(ANSWER_TIME, async { tokio::join!(to_node.write_all(&requests), answers) }).await {
+        Ok((_, Ok(answered))) if answered == count => world.count(Event::StrangerAnswered),
+        Ok((_, Err(error))) if error.kind() == io::ErrorKind::Other => {
+            world.fault(format!("a raw socket got from {node:?} {error}"));
+        }
+        // The connection may have ended, and a message may never be done with.
+        _ => {}
+    }
+}
+
+/// Dials a node, asks for answers, says a last word, and closes without reading.
+pub async fn close_on_answers(world: &World, addr: SocketAddr, dice: &mut Random) {
+    let Ok(Ok(mut stream)) = timeout(STEP_TIME, dialled(addr, false, dice)).await else { return };
+    let Ok(Ok(node)) = timeout(STEP_TIME, greet(&mut stream, Speaker::stranger(false))).await else { return };
+    // So few that the node's receive buffer holds them.
+    let last = dice.below(60) as u32;
+    let mut bytes = BytesMut::new();
+    for number in 0..=last {
+        let wish = if number == last { Wish::LastWord } else { Wish::Reply(1) };
+        let message = Outgoing { wish, ..Outgoing::new(0, number + 1, number, 8) };
+        message.write(Speaker::stranger(false), number, &mut bytes);
+    }
+    let word = world.words.register_stranger(node, 0, last + 1);
+    let is_written = matches!(timeout(STEP_TIME, stream.write_all(&bytes)).await, Ok(Ok(())));
+    drop(stream);
+    world.words.conclude_stranger(world, node, &word, is_written);
 }
 
 /// What a stranger says: nothing, garbage, good messages, a good beginning.
@@ -150,8 +205,7 @@ fn nonsense(world: &World, is_greeted: bool, dice: &mut Random) -> BytesMut {
         2 => bytes.extend_from_slice(&(dice.next() as u32).to_be_bytes()),
         _ if is_greeted => {
             for number in 0..1 + dice.below(20) as u32 {
-                let message =
-                    Outgoing { lane: 0, serial: number + 1, previous: number, size: dice.below(300), trap: None };
+                let message = Outgoing::new(0, number + 1, number, dice.below(300));
                 message.write(Speaker::stranger(false), number, &mut bytes);
             }
             if choice == 3 {

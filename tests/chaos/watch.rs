@@ -11,7 +11,7 @@ use std::{
 use tokio::runtime::Handle;
 
 use crate::{
-    heap, panics,
+    heap, outside, panics,
     peer::{MAX_CONNECTIONS, Peer},
     strangers::MAX_KEPT,
     tally::Event,
@@ -28,8 +28,8 @@ const MAX_IDLE_TIME: Duration = Duration::from_secs(10);
 const MAX_HEAP: usize = 20 * 1024 * 1024;
 /// Nodes in the pool, and those that each worker is just shutting down.
 const MAX_PEERS: usize = NODES + WORKERS + EXTRA_WORKERS;
-/// A socket for each connection and the listener, one or two for each setup, the kept ones, and the runtime's.
-const MAX_FDS: usize = MAX_PEERS * (MAX_CONNECTIONS as usize + 3) + (WORKERS + EXTRA_WORKERS) * (MAX_KEPT + 2) + 16;
+/// A socket for each connection and the listener, one or two for each setup, the kept ones, and the runtimes'.
+const MAX_FDS: usize = MAX_PEERS * (MAX_CONNECTIONS as usize + 3) + (WORKERS + EXTRA_WORKERS) * (MAX_KEPT + 2 + 8) + 16;
 /// Three tasks for each connection, one for each listener and setup, and the workers with whoever sends for more.
 const MAX_TASKS: usize = MAX_PEERS * (MAX_CONNECTIONS as usize * 4 + 1) + WORKERS + EXTRA_WORKERS + 2;
 
@@ -76,6 +76,8 @@ pub struct Maxima {
     pub peers: usize,
     /// How long a turn of the watch took: more than a second shows a machine that stood still, and every bound with it.
     pub tick: Duration,
+    /// How long its sleep alone took: a tick that is longer than that was held up by somebody here.
+    pub sleep: Duration,
     /// How few connections had both their hooks called within a second: no phase is idle.
     pub slowest_second: Option<u64>,
 }
@@ -122,14 +124,18 @@ impl<'a> Watch<'a> {
         let mut ticks = 0_u64;
         let mut last_tick = Instant::now();
         while !is_over() {
+            let fell_asleep = Instant::now();
             thread::sleep(TICK);
             ticks += 1;
             let now = Instant::now();
+            self.maxima.sleep = self.maxima.sleep.max(now - fell_asleep);
             self.maxima.tick = self.maxima.tick.max(now - std::mem::replace(&mut last_tick, now));
             for peer in self.world.all() {
                 sample(&peer);
             }
             self.check_progress();
+            self.world.words.sweep(self.world, false);
+            outside::join(self.world, false);
             if ticks.is_multiple_of(5) {
                 self.check_ceilings();
             }

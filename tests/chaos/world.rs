@@ -6,10 +6,12 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use crate::{
+    last_words::Words,
     peer::Peer,
     plan::Kind,
     tally::{Event, Tally},
@@ -40,6 +42,10 @@ pub struct World {
     /// How many peers there are, in the pool or not.
     pub peers: AtomicUsize,
     pub progress: [Progress; WORKERS + EXTRA_WORKERS],
+    /// Last words that nobody has decided about yet.
+    pub words: Words,
+    /// Threads that call from outside of the runtime.
+    pub threads: Mutex<Vec<JoinHandle<()>>>,
     /// How many workers have fed the digest, and what it is.
     pub digest: Mutex<(usize, u64)>,
 }
@@ -57,6 +63,8 @@ impl World {
             next_connection: AtomicU64::new(1),
             peers: AtomicUsize::new(0),
             progress: std::array::from_fn(|_| Progress::default()),
+            words: Words::default(),
+            threads: Mutex::default(),
             digest: Mutex::default(),
         })
     }

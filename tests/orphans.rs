@@ -22,6 +22,7 @@ use pea2pea::{DisconnectOrigin, Pea2Pea, protocols::Writing};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    runtime::Handle,
 };
 use tokio_util::bytes::Bytes;
 
@@ -139,4 +140,31 @@ async fn what_was_confirmed_before_an_encoder_failed_arrives_and_the_end_is_clea
         let bytes = read_to_eof(&mut peer).await;
         assert_eq!(frames(&bytes), vec![&[7; SIZE][..]; GOOD], "{failure:?}");
     }
+}
+
+#[tokio::test(crate = "ledger")]
+async fn what_was_confirmed_before_an_encoder_failed_arrives_however_late_the_peer_reads() {
+    const GOOD: usize = 40;
+    const SIZE: usize = 1_000;
+
+    let late = |failure| async move {
+        let events = Events::default();
+        let actor = failing::<Unhurried>(GOOD, failure, &events).await;
+        let Narrow { mut peer, addr, .. } = dialled_narrow(actor.node()).await;
+        let message = || Bytes::from(vec![7; SIZE]);
+        for _ in 0..GOOD {
+            in_time("a receipt", actor.unicast(addr, message()).unwrap()).await.unwrap().unwrap();
+        }
+        in_time("the bad one", actor.unicast(addr, message()).unwrap()).await.unwrap().unwrap_err();
+        in_time("shut_down", actor.node().shut_down()).await;
+        assert_eq!(events.all(), [DisconnectOrigin::Writing], "{failure:?}");
+        // The writer, which waits for the peer as long as it may, has closed the socket.
+        wait_until("no task is left", || Handle::current().metrics().num_alive_tasks() == 0).await;
+        peer.readable().await.unwrap();
+        let arrived = peer.peek(&mut [0; GOOD * SIZE]).await.unwrap();
+        assert!(arrived < GOOD * SIZE, "the rest is in the sender's buffer: {arrived}");
+        let bytes = read_to_eof(&mut peer).await;
+        assert_eq!(frames(&bytes), vec![&[7; SIZE][..]; GOOD], "{failure:?}");
+    };
+    tokio::join!(late(Failure::Error), late(Failure::Panic));
 }

@@ -226,6 +226,26 @@ table! {
         what_waits_behind_a_failed_batch_is_gone on OneThread;
         receipts_of_a_connection_that_ends_by_reading on OneThread;
     }
+    last_words {
+        each_of_many_pipelined_requests_is_answered on OneThread;
+        each_of_many_pipelined_requests_is_answered_before_the_peer_closes on OneThread;
+        an_answer_is_read_behind_an_upload_that_goes_on on TwoWorkers,
+            differs: "promised: a graceful end discards input until the peer closes, so that a reset does not overtake the flush",
+            ours: ["receipt: true", "disconnect: true", "the answer is whole: true"],
+            published: ["receipt: true", "disconnect: true", "the answer is whole: false"];
+        what_was_sent_before_a_reset_is_processed_after_a_write_has_failed on OneThread,
+            differs: "promised: after a failed write the reader finishes what the peer has sent, for up to 3 s",
+            ours: ["on_disconnect: 1", "all were processed: true"],
+            published: ["on_disconnect: 1", "all were processed: false"];
+        requests_before_a_close_are_processed on OneThread,
+            differs: "promised: what was decoded before the end of the stream is processed, for up to 3 s",
+            ours: ["all were processed: true", "on_disconnect: 1"],
+            published: ["all were processed: false", "on_disconnect: 1"];
+        requests_before_a_close_are_processed_although_they_are_answered on OneThread,
+            differs: "promised: after a failed write the reader finishes what the peer has sent, for up to 3 s",
+            ours: ["all were processed: true", "on_disconnect: 1"],
+            published: ["all were processed: false", "on_disconnect: 1"];
+    }
     hooks {
         hooks_run_in_order on OneThread;
         codecs_get_the_side_of_the_node on OneThread;
@@ -268,6 +288,14 @@ table! {
         a_dropped_disconnect_is_finished_anyway on TwoWorkers;
         a_dropped_disconnect_cuts_the_hook_short on TwoWorkers;
         a_disconnect_is_seen_by_the_other_node on TwoWorkers;
+    }
+    runtimes {
+        a_reader_goes_with_its_runtime on TwoWorkers;
+        a_writer_goes_with_its_runtime on TwoWorkers,
+            differs: "promised: a task that its runtime drops ends its connection",
+            ours: ["gone: true", "hooks: 1", r#"a send: "NotConnected""#, r#"a dial: "ok""#, "connected: 0"],
+            published: ["gone: false", "hooks: 0", r#"a send: "ok""#, r#"a dial: "AlreadyExists""#, "connected: 0"];
+        a_thread_without_a_runtime_may_disconnect on TwoWorkers;
     }
     isolation {
         a_node_can_be_made_outside_of_a_runtime on OneThread;

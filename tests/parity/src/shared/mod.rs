@@ -5,4 +5,5 @@ pub(crate) mod observation;
 pub(crate) mod raw;
 pub(crate) mod timing;
 pub(crate) mod tuning;
+pub(crate) mod waiting;
 pub(crate) mod wire;

@@ -141,6 +141,7 @@ impl Peer {
     }
 
     /// Sends a message of a worker to all peers.
+    #[expect(deprecated, reason = "it is lossy, and has to do what it promises all the same")]
     pub fn send_to_all(&self, lane: usize, dice: &mut Random) {
         let serial = self.serials[lane].fetch_add(1, Relaxed) + 1;
         let mut message = self.message(BROADCAST_LANE + lane as u8, serial, 0, dice);
@@ -152,6 +153,7 @@ impl Peer {
     }
 
     /// Does what a message that is being processed asks for.
+    #[expect(deprecated, reason = "as above")]
     pub fn fulfil(&self, message: &Incoming) {
         let (line, header) = (&message.line, message.header);
         match header.wish {

@@ -23,7 +23,10 @@ use tokio::sync::Notify;
 use self::waiting::{Account, tell};
 use crate::{addr_hash::AddrHash, connection::DisconnectOrigin, host::Host, sync::Mutex};
 
+mod rights;
 pub(crate) mod waiting;
+
+pub(crate) use self::rights::{Reservation, Teardown};
 
 /// Why an address gets no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -337,51 +340,6 @@ impl<C> State<C> {
     }
 }
 
-/// The right to a slot whose connection is being set up; dropping it gives the slot back.
-#[derive(Debug)]
-pub(crate) struct Reservation<C> {
-    /// Where the slot is.
-    registry: Arc<Registry<C>>,
-    /// Whose slot it is.
-    addr: SocketAddr,
-    /// Tells this reservation's slot from a later one at the same address, after the registry voided this one.
-    number: u64,
-}
-
-impl<C> Reservation<C> {
-    pub(crate) fn addr(&self) -> SocketAddr {
-        self.addr
-    }
-
-    /// Makes the connection live and visible, unless the registry was closed in the meantime.
-    pub(crate) fn establish(self, connection: Arc<C>) -> Result<(), Refusal> {
-        let mut state = self.registry.state.lock();
-        let State { slots, counts, .. } = &mut *state;
-        match slots.get_mut(&self.addr) {
-            Some(slot @ Slot::Connecting(_)) if slot.is_reserved_as(self.number) => {
-                *slot = Slot::Live(connection);
-                counts.pending -= 1;
-                counts.live += 1;
-                drop(state);
-                Ok(())
-            }
-            // Only closing the registry takes a slot from its reservation.
-            _ => {
-                drop(state);
-                drop(connection);
-                Err(Refusal::Closed)
-            }
-        }
-    }
-}
-
-impl<C> Drop for Reservation<C> {
-    fn drop(&mut self) {
-        // After `establish` the slot is no longer `Connecting`, and this does nothing.
-        self.registry.release(self.addr, |slot| slot.is_reserved_as(self.number));
-    }
-}
-
 impl<C> Slot<C> {
     fn is_ending(&self) -> bool {
         matches!(self, Self::Draining(_) | Self::Closing(_))
@@ -416,42 +374,6 @@ impl<C> Slot<C> {
 
     fn is_reserved_as(&self, number: u64) -> bool {
         matches!(self, Self::Connecting(own) if *own == number)
-    }
-}
-
-/// The exclusive right to end a connection; dropping it gives the slot back.
-#[derive(Debug)]
-pub(crate) struct Teardown<C> {
-    /// Where the slot is.
-    registry: Arc<Registry<C>>,
-    /// Whose slot it is.
-    addr: SocketAddr,
-    /// The connection that ends, which tells its slot from a successor's.
-    connection: Arc<C>,
-    /// What ended it.
-    origin: DisconnectOrigin,
-}
-
-impl<C> Teardown<C> {
-    pub(crate) fn addr(&self) -> SocketAddr {
-        self.addr
-    }
-
-    pub(crate) fn origin(&self) -> DisconnectOrigin {
-        self.origin
-    }
-
-    pub(crate) fn connection(&self) -> &C {
-        &self.connection
-    }
-}
-
-impl<C> Drop for Teardown<C> {
-    fn drop(&mut self) {
-        self.registry.release(
-            self.addr,
-            |slot| matches!(slot, Slot::Closing(connection) if Arc::ptr_eq(connection, &self.connection)),
-        );
     }
 }
 

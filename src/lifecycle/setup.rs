@@ -20,8 +20,8 @@ use tokio::{
 use tracing::{debug, error_span};
 
 use super::{
-    ending::{Ender, LinkTask, after_on_connect, after_reading, after_writing},
     report_panic, spawn_counted,
+    tasks::{Ender, LinkTask, after_on_connect, after_reading, after_writing},
 };
 use crate::{
     connection::{Connection, ConnectionInfo, ConnectionSide, DisconnectOrigin},

@@ -22,8 +22,8 @@ use tracing::Span;
 
 use super::{
     super::{
-        ending::{Ender, LinkTask, after_reading, after_writing},
         shutdown::shut_down,
+        tasks::{Ender, LinkTask, after_reading, after_writing},
     },
     below, drive,
     wire::{Message, PairEncoder, Peer},

@@ -1,0 +1,281 @@
+//! The tasks of a live connection: their loops, and what follows from the end of each.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use tracing::debug;
+
+use super::{
+    ending::{cut_short, tear_down},
+    report_panic,
+};
+use crate::{
+    connection::{ConnectionInfo, DisconnectOrigin},
+    error::describe,
+    framing::{
+        WriteStream,
+        read::{DRAIN_TIME, ReadEnd},
+        write::{FailedWrite, WriteEnd, WriterPresence, Written},
+    },
+    kernel::Kernel,
+    link::Link,
+    press::WriteError,
+    registry::Teardown,
+    task::{Panicked, catch, dispose},
+    transport::{WriteHalf, say_brief_farewell, shut, stay_until_peer_closes},
+};
+
+/// A task of a connection: runs its loop, and then what follows from the end of it.
+pub(super) struct LinkTask<T>(Stage<T>);
+
+enum Stage<T> {
+    Running {
+        /// Owns user code: the codec, a wrapped stream.
+        the_loop: BoxFuture<'static, T>,
+        /// For what follows.
+        link: Ender,
+        /// What follows; made when it is needed, so that a connection does not carry it all its life.
+        follow: fn(Result<T, Panicked>, Ender) -> BoxFuture<'static, ()>,
+    },
+    Following(BoxFuture<'static, ()>),
+    Done,
+}
+
+impl<T> LinkTask<T> {
+    pub(super) fn new(
+        the_loop: BoxFuture<'static, T>,
+        link: Ender,
+        follow: fn(Result<T, Panicked>, Ender) -> BoxFuture<'static, ()>,
+    ) -> Self {
+        Self(Stage::Running { the_loop, link, follow })
+    }
+}
+
+impl<T> Future for LinkTask<T> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let stage = &mut self.0;
+        if let Stage::Running { the_loop, .. } = stage {
+            let result = match catch(|| the_loop.as_mut().poll(cx)) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(output)) => Ok(output),
+                Err(panicked) => Err(panicked),
+            };
+            if let Stage::Running { the_loop, link, follow } = std::mem::replace(stage, Stage::Done) {
+                dispose(the_loop);
+                *stage = Stage::Following(follow(result, link));
+            }
+        }
+        match stage {
+            Stage::Following(following) => following.as_mut().poll(cx),
+            Stage::Running { .. } | Stage::Done => Poll::Ready(()),
+        }
+    }
+}
+
+impl<T> Drop for LinkTask<T> {
+    /// Dropped while its loop runs: by whoever has ended the connection, or by a runtime that goes away and takes the
+    /// connection with it.
+    fn drop(&mut self) {
+        if let Stage::Running { the_loop, link, .. } = std::mem::replace(&mut self.0, Stage::Done) {
+            dispose(the_loop);
+            if let Some(claim) = link.claim() {
+                debug!(parent: link.info.span(), "a task of the connection was dropped with its runtime");
+                cut_short(&link.kernel, claim);
+            }
+        }
+    }
+}
+
+pub(super) fn after_reading(reason: Result<ReadEnd, Panicked>, link: Ender) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let reason = reason.unwrap_or_else(ReadEnd::DecoderPanicked);
+        match &reason {
+            ReadEnd::Stopped => return,
+            ReadEnd::Eof => debug!(parent: link.info.span(), "the peer closed the connection"),
+            ReadEnd::Truncated(error) | ReadEnd::Io(error) | ReadEnd::Decoding(error) => {
+                debug!(parent: link.info.span(), error = describe(error), "could not read")
+            }
+            ReadEnd::Idle => debug!(parent: link.info.span(), "no message within Reading::IDLE_TIMEOUT_MS"),
+            ReadEnd::DecoderPanicked(panicked) => {
+                _ = report_panic(&link.kernel, "the decoder or the stream", &link.info, panicked)
+            }
+            ReadEnd::ProcessPanicked(panicked) => {
+                _ = report_panic(&link.kernel, "process_message", &link.info, panicked)
+            }
+        }
+        if link.info.has_write_failed() {
+            // The writer has noticed the end first, and waits for this.
+            return link.info.set_reader_done();
+        }
+        if let Some(claim) = link.claim() {
+            if matches!(reason, ReadEnd::Idle) {
+                link.kernel.heuristics().idle_timeouts.increment();
+            }
+            tear_down(&link.kernel, claim, None).await;
+        }
+    })
+}
+
+pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link: Ender) -> BoxFuture<'static, ()> {
+    match written {
+        Ok(Written { end: WriteEnd::Finished, half, presence }) => Box::pin(say_farewell(half, presence, link)),
+        Ok(Written { end: WriteEnd::Failed(failed), half, presence }) => {
+            Box::pin(after_failed_write(failed, half, presence, link))
+        }
+        // The stream is gone with the loop.
+        Err(panicked) => Box::pin(async move {
+            let failed = FailedWrite::panicked(panicked);
+            report_cause(&failed.cause, &link);
+            end_writing(failed, &link).await;
+        }),
+    }
+}
+
+/// What a writer does that has written everything: shuts the stream, and stays until the peer has closed it too.
+async fn say_farewell(mut half: WriteHalf, presence: WriterPresence, link: Ender) {
+    // The reader uses nothing more: what the farewell discards would be missing in it.
+    link.info.set_ended();
+    if !link.info.stats().has_sent() {
+        return say_brief_farewell(half, presence.get().time_left()).await;
+    }
+    let is_shut = shut(&mut half, presence.get().time_left()).await;
+    let time_left = presence.get().time_left();
+    // Whoever ends the connection waits for what was queued to be written, and not for the rest.
+    drop(presence);
+    link.info.tasks().notify();
+    if is_shut {
+        // Over before whoever waits for this task gives up.
+        stay_until_peer_closes(half, time_left.saturating_sub(STOP_MARGIN)).await;
+    }
+}
+
+/// How much earlier than its bound a farewell ends, so that the task is gone when the bound is reached.
+const STOP_MARGIN: Duration = Duration::from_millis(50);
+
+/// What a writer does whose batch could not be encoded or written.
+async fn after_failed_write(failed: FailedWrite, mut half: WriteHalf, presence: WriterPresence, link: Ender) {
+    report_cause(&failed.cause, &link);
+    // From here on a send is refused, whoever ends the connection.
+    presence.get().finish();
+    let flush_time = presence.get().flush_time();
+    match failed.cause {
+        WriteError::Io(_) => {
+            // The receipts do not wait for what the peer has sent before: those of the batch first, then those behind it.
+            failed.report();
+            presence.get().abandon();
+            drop(presence);
+            link.finish_reading().await;
+            // Not before the claim: the peer learns of it, and may hang up before we have told why the connection ends.
+            let claim = link.claim();
+            dispose(half);
+            if let Some(claim) = claim {
+                tear_down(&link.kernel, claim, None).await;
+            }
+        }
+        WriteError::TimedOut => {
+            half.reset_when_closed();
+            let claim = link.claim();
+            dispose(half);
+            if claim.is_some() {
+                link.kernel.heuristics().write_timeouts.increment();
+            }
+            end_claimed(claim, failed, &link).await;
+            drop(presence);
+        }
+        WriteError::Encode(_) | WriteError::Panicked(_) => {
+            let claim = link.claim();
+            // The ending waits for nothing more of this task, and does not stop it: what was confirmed must still arrive.
+            drop(presence);
+            end_claimed(claim, failed, &link).await;
+            link.info.set_ended();
+            let began = Instant::now();
+            if shut(&mut half, flush_time).await {
+                stay_until_peer_closes(half, flush_time.saturating_sub(began.elapsed())).await;
+            }
+        }
+    }
+}
+
+/// Ends the connection of a writer whose loop panicked.
+async fn end_writing(failed: FailedWrite, link: &Ender) {
+    end_claimed(link.claim(), failed, link).await;
+}
+
+/// Runs the ending, if this task has claimed it, and tells the receipts.
+async fn end_claimed(claim: Option<Teardown<Link>>, failed: FailedWrite, link: &Ender) {
+    if let Some(claim) = claim {
+        tear_down(&link.kernel, claim, Some(failed)).await;
+    } else {
+        failed.report();
+        if let Some(link) = link.link.upgrade()
+            && let Some(outbox) = link.outbox()
+        {
+            outbox.abandon();
+        }
+    }
+}
+
+fn report_cause(cause: &WriteError, link: &Ender) {
+    match cause {
+        WriteError::Panicked(panicked) => {
+            _ = report_panic(&link.kernel, "the encoder or the stream", &link.info, panicked)
+        }
+        WriteError::Encode(_) | WriteError::Io(_) | WriteError::TimedOut => {
+            debug!(parent: link.info.span(), error = describe(&cause.to_error()), "could not write")
+        }
+    }
+}
+
+pub(super) fn after_on_connect(result: Result<(), Panicked>, link: Ender) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        if let Err(panicked) = result {
+            report_panic(&link.kernel, "on_connect", &link.info, &panicked);
+            if let Some(claim) = link.claim() {
+                tear_down(&link.kernel, claim, None).await;
+            }
+        } else if let Some(link) = link.link.upgrade() {
+            link.set_on_connect_done();
+        }
+    })
+}
+
+/// What a task of a connection needs to claim its end.
+pub(super) struct Ender {
+    /// The node.
+    kernel: Arc<Kernel>,
+    /// The weak reference keeps the allocation from being used for another link, so its address is an identity.
+    link: Weak<Link>,
+    /// What the connection is, also after its end.
+    info: ConnectionInfo,
+    /// What an ending that this task claims is due to.
+    origin: DisconnectOrigin,
+}
+
+impl Ender {
+    pub(super) fn new(kernel: &Arc<Kernel>, link: &Arc<Link>, origin: DisconnectOrigin) -> Self {
+        Self { kernel: Arc::clone(kernel), link: Arc::downgrade(link), info: link.info().clone(), origin }
+    }
+
+    /// Lets the reader finish what the peer has sent before a write to it failed, for a while.
+    async fn finish_reading(&self) {
+        self.info.set_write_failed();
+        // Whoever ends the connection need not wait for the writer any more.
+        self.info.tasks().notify();
+        if self.link.upgrade().is_some_and(|link| link.has_reader()) {
+            self.info.tasks().wait_for(|| self.info.is_reader_done() || self.info.has_ended(), DRAIN_TIME).await;
+        }
+    }
+
+    /// Claims the end of this very connection, never that of a successor at the same address.
+    fn claim(&self) -> Option<Teardown<Link>> {
+        self.kernel.registry.claim(self.info.addr(), Some(self.link.as_ptr()), self.origin)
+    }
+}

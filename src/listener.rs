@@ -108,11 +108,16 @@ impl ListeningSocket {
             reuse_port(&socket)?;
         }
         socket.bind(addr)?;
-        let socket = socket.listen(config.listener_backlog)?.into_std()?;
+        let mut socket = socket.listen(config.listener_backlog)?;
         let addr = socket.local_addr()?;
-        let takes_ipv4 = addr.is_ipv4() || !is_ipv6_only(&socket);
-        let socket = Mutex::new(Some(TcpListener::from_std(socket)?));
-        Ok(Self { addr, takes_ipv4, socket, closed: Notify::new() })
+        let mut takes_ipv4 = true;
+        if addr.is_ipv6() {
+            // Only the standard library's socket can be asked.
+            let itself = socket.into_std()?;
+            takes_ipv4 = !is_ipv6_only(&itself);
+            socket = TcpListener::from_std(itself)?;
+        }
+        Ok(Self { addr, takes_ipv4, socket: Mutex::new(Some(socket)), closed: Notify::new() })
     }
 
     /// Whether it still listens: it has not been closed, and the system has not taken its address away.

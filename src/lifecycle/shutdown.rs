@@ -100,7 +100,9 @@ async fn finish_shutdown(kernel: Arc<Kernel>, endings: FuturesUnordered<BoxFutur
     // bound is waited for only if it is polled here.
     let limit_of_others = limit.unwrap_or(MAX_FOREIGN_HOOK_TIME + MAX_FLUSH_TIME);
     let drained = wait_until(kernel.registry.changed(), || kernel.registry.is_closed_and_empty());
-    join(within(limit, endings.collect::<()>()), within(Some(limit_of_others), drained)).await;
+    if !kernel.registry.is_closed_and_empty() {
+        join(within(limit, endings.collect::<()>()), within(Some(limit_of_others), drained)).await;
+    }
     for link in kernel.registry.evict_all() {
         if let Some(outbox) = link.outbox() {
             outbox.set_overdue();

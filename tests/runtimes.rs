@@ -6,11 +6,11 @@ mod common;
 mod ledger;
 
 use std::{
-    future::Future,
+    future::{Future, ready},
     io::{ErrorKind, Read},
     net::{SocketAddr, TcpListener, TcpStream},
     pin::pin,
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, mpsc},
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
     time::{Duration, Instant},
@@ -264,6 +264,66 @@ fn a_connection_with_nothing_but_an_on_connect_at_work_ends_with_its_runtime() {
             assert_on_connect_takes_the_connection_along::<Abortable>(flavour);
             assert_on_connect_takes_the_connection_along::<Unhurried>(flavour);
         }
+    });
+}
+
+#[test]
+fn a_connection_without_tasks_ends_with_the_first_message_after_its_runtime_is_gone() {
+    check(|| {
+        for flavour in FLAVOURS {
+            let doomed = Doomed::<Unhurried>::new(flavour, Script { writes: true, ..Script::default() });
+            let Doomed { runtime, actor, events, addr, .. } = doomed;
+            drop(runtime);
+            if let Ok(receipt) = actor.unicast(addr, HELLO) {
+                block_on(receipt).expect_err("nobody is there to write it");
+            }
+            eventually("the connection is gone", || actor.node().num_connected() == 0);
+            assert_eq!(events.all(), [Noted::Begun(DisconnectOrigin::Writing), Noted::Cut], "{flavour:?}");
+            self::runtime(Flavour::CurrentThread).block_on(actor.node().shut_down());
+        }
+    });
+}
+
+/// A dial is in its last poll when its runtime is shut down: what it starts then is dropped at once.
+fn assert_a_connection_that_comes_too_late_ends(script: Script<Unhurried>, case: &str) {
+    let (runtime, events, (listener, addr)) = (runtime(Flavour::MultiThread), Events::default(), listener());
+    let ((enter, entered), (leave, left)) = (mpsc::channel(), mpsc::channel());
+    let left = Mutex::new(left);
+    let script = Script {
+        handshake: hook!(|_, conn| {
+            enter.send(()).unwrap();
+            left.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            ready(Ok(conn))
+        }),
+        on_disconnect: noting(&events, NEVER),
+        ..script
+    };
+    let actor = runtime.block_on(Actor::new(local_config(), script));
+    let dialling = runtime.spawn({
+        let node = actor.node().clone();
+        async move { node.connect(addr).await }
+    });
+    let _peer = accept(&listener);
+    entered.recv_timeout(PATIENCE).unwrap();
+    let handle = runtime.handle().clone();
+    runtime.shutdown_background();
+    eventually("it takes no more tasks", || block_on(handle.spawn(async {})).is_err());
+    leave.send(()).unwrap();
+    _ = block_on(dialling);
+    eventually(case, || events.contains(&Noted::Cut) && actor.node().num_connected() == 0);
+    let noted = events.all();
+    assert!(matches!(noted[..], [Noted::Begun(_), Noted::Cut]), "{case}: {noted:?}");
+    self::runtime(Flavour::CurrentThread).block_on(actor.node().shut_down());
+}
+
+#[test]
+fn a_connection_that_goes_live_while_its_runtime_is_shut_down_ends() {
+    check(|| {
+        let reading = || Script { process: silent(), ..Script::default() };
+        assert_a_connection_that_comes_too_late_ends(reading(), "with Reading");
+        let starting = || Script { on_connect: hanging(), ..Script::default() };
+        assert_a_connection_that_comes_too_late_ends(starting(), "with OnConnect");
+        assert_a_connection_that_comes_too_late_ends(Script { process: silent(), ..starting() }, "with both");
     });
 }
 

@@ -9,11 +9,12 @@ use std::{
     io::{self, Read, Write},
     net::SocketAddr,
     sync::Mutex,
+    time::Duration,
 };
 
 use common::{
     actor::{Actor, Script},
-    in_time,
+    in_time, wait_until,
     wire::{dialled_narrow, dialled_raw, frame, frames, read_to_eof},
 };
 use pea2pea::{Pea2Pea, protocols::Writing};
@@ -22,6 +23,7 @@ use tokio::{
     net::TcpStream,
     sync::oneshot,
     task::{block_in_place, yield_now},
+    time::timeout,
 };
 use tokio_util::bytes::{Bytes, BytesMut};
 
@@ -214,4 +216,36 @@ async fn replies_to_a_flood_arrive_whole_and_in_order_also_through_narrow_socket
     }
     let bytes: u64 = (0..REQUESTS).map(|number| request(number).len() as u64 + 4).sum();
     assert_eq!(actor.node().stats().sent(), (2 * u64::from(REQUESTS) + 2, 2 * bytes + 12));
+}
+
+/// Writes 24 MB of requests before it reads an answer; returns how many answers then come.
+async fn answers_to_all_at_once(size: usize) -> (usize, usize) {
+    let (actor, mut peer) = answering(async |actor: Actor, source, message: Bytes| {
+        let _sent_or_refused = actor.unicast_fast(source, message.slice(..4));
+    })
+    .await;
+    let requests = 24_000_000 / (size + 4);
+    let all = frame(&vec![7; size]).repeat(requests);
+    in_time("all requests are written", peer.write_all(&all)).await.expect("the connection lives");
+    let mut received = 0;
+    let mut buffer = vec![0; 64 * 1024];
+    // Until a last request, of which there is an answer for sure, has its answer.
+    wait_until("all are processed", || actor.node().stats().received().0 == requests as u64).await;
+    let more = async {
+        while let Ok(Ok(count @ 1..)) = timeout(Duration::from_secs(2), peer.read(&mut buffer)).await {
+            received += count;
+        }
+    };
+    in_time("what was answered", more).await;
+    assert!(actor.node().num_connected() == 1, "the connection lives");
+    (received / 8, requests)
+}
+
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_writes_all_its_requests_before_it_reads_is_held_up_once_and_gets_what_there_is_room_for() {
+    let (answers, requests) = answers_to_all_at_once(100).await;
+    assert_eq!(answers, requests, "the system has room for all of them");
+    // More than there is room for: the rest is refused, and the client gets through.
+    let (answers, requests) = answers_to_all_at_once(20).await;
+    assert!((10_000..requests).contains(&answers), "{answers} of {requests}");
 }

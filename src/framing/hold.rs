@@ -7,8 +7,9 @@
 //! ```text
 //!        a queue gets crowded             own queue still half full           nothing taken for HOLD_TIME
 //! Open ----------------------> GivingWay ---------------------------> Holding -------------------------> GivenUp
-//!  ^                               |                                     |                                  |
-//!  +-------------------------------+---------- own queue has room -------+----------------------------------+
+//!  ^                               | own queue has room                  |                                  | the peer
+//!  +-------------------------------+-------------------------------------+                                  | takes something
+//!                                  ^------------------------------------------------------------------------+
 //! ```
 
 use std::{
@@ -31,67 +32,77 @@ const TICK: Duration = Duration::from_millis(125);
 /// So many ticks without progress end a hold. The first one may be the rest of a tick with progress.
 const QUIET_TICKS: u32 = HOLD_TIME.as_millis().div_ceil(TICK.as_millis()) as u32;
 
+/// Lets the next message pass, or not.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// Whether it may.
+    state: State,
+    /// How many ticks have been waited since the peer last took something. Kept when room appears for another reason, as it
+    /// does when a sender encodes ahead: a stall is waited for once.
+    quiet: u32,
+}
+
 /// Whether the next message may be processed.
 #[derive(Debug)]
-pub(super) enum Gate {
+enum State {
     /// Yes.
     Open,
     /// After the other tasks have had a turn.
     GivingWay,
-    /// When there is room for its replies, or the peer has taken nothing for too long.
-    Holding(Hold),
-    /// Yes, although there is no room: the peer has had its time. Until there is room it is not waited for again.
+    /// When there is room for its replies, or the peer has taken nothing for too long; the next look is at this tick.
+    Holding(Pin<Box<Sleep>>),
+    /// Yes, although there may be no room: the peer has had its time. Until it takes something it is not waited for again.
     GivenUp,
 }
 
-/// A wait for a peer to take what was sent to it.
-#[derive(Debug)]
-pub(super) struct Hold {
-    /// Until the next look whether it has taken something.
-    tick: Pin<Box<Sleep>>,
-    /// How many ticks in a row it has taken nothing.
-    quiet: u32,
-}
-
 impl Gate {
+    pub(super) const fn new() -> Self {
+        Self { state: State::Open, quiet: 0 }
+    }
+
     pub(super) fn is_open(&self) -> bool {
-        matches!(self, Self::Open)
+        matches!(self.state, State::Open)
     }
 
     /// A queue is crowded: this turn is to end.
     pub(super) fn give_way(&mut self) {
         // Who was given up on is not waited for, but the others still have writers.
         if self.is_open() {
-            *self = Self::GivingWay;
+            self.state = State::GivingWay;
         }
     }
 
     /// Ready when the next message may be processed; `own` is where its replies go.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, own: Option<&dyn AnyOutbox>) -> Poll<()> {
         let Some(own) = own else {
-            *self = Self::Open;
+            self.state = State::Open;
             return Poll::Ready(());
         };
+        match self.state {
+            State::GivingWay | State::GivenUp if own.take_progress() => {
+                self.quiet = 0;
+                self.state = State::GivingWay;
+            }
+            State::GivenUp => return Poll::Ready(()),
+            // Looked at with the tick.
+            State::Holding(_) | State::GivingWay | State::Open => {}
+        }
         if own.poll_room(cx).is_ready() {
-            *self = Self::Open;
+            self.state = State::Open;
             return Poll::Ready(());
         }
         loop {
-            match self {
-                Self::Open | Self::GivenUp => return Poll::Ready(()),
-                Self::GivingWay => {
-                    own.take_progress();
-                    *self = Self::Holding(Hold { tick: Box::pin(sleep(TICK)), quiet: 0 });
-                }
-                Self::Holding(hold) => {
-                    if hold.tick.as_mut().poll(cx).is_pending() {
+            match &mut self.state {
+                State::Open | State::GivenUp => return Poll::Ready(()),
+                State::GivingWay => self.state = State::Holding(Box::pin(sleep(TICK))),
+                State::Holding(tick) => {
+                    if tick.as_mut().poll(cx).is_pending() {
                         return Poll::Pending;
                     }
-                    hold.quiet = if own.take_progress() { 0 } else { hold.quiet + 1 };
-                    if hold.quiet >= QUIET_TICKS {
-                        *self = Self::GivenUp;
-                    } else {
-                        hold.tick.as_mut().reset(Instant::now() + TICK);
+                    tick.as_mut().reset(Instant::now() + TICK);
+                    self.quiet = if own.take_progress() { 0 } else { self.quiet + 1 };
+                    if self.quiet >= QUIET_TICKS {
+                        self.state = State::GivenUp;
                     }
                 }
             }
@@ -120,7 +131,7 @@ mod tests {
         for _ in 0..DEPTH.div_ceil(2) {
             assert!(outbox.push(Message::Bytes(vec![7]), None).is_ok());
         }
-        let mut gate = Gate::Open;
+        let mut gate = Gate::new();
         gate.give_way();
         (outbox, gate)
     }
@@ -136,7 +147,7 @@ mod tests {
         let (outbox, mut gate) = crowded();
         let waited = time_until_ready(&mut gate, &outbox).await;
         assert!((HOLD_TIME..=HOLD_TIME + TICK + Duration::from_millis(10)).contains(&waited), "{waited:?}");
-        assert!(matches!(gate, Gate::GivenUp));
+        assert!(matches!(gate.state, State::GivenUp));
         // The queue gets crowded again, and the peer has still taken nothing.
         gate.give_way();
         assert_eq!(time_until_ready(&mut gate, &outbox).await, Duration::ZERO);

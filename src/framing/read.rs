@@ -160,7 +160,7 @@ where
             consumed: 0,
             stalls: 0,
             pace: Pace::new(),
-            gate: Gate::Open,
+            gate: Gate::new(),
             is_crowded: false,
             left_after_failure: MAX_READ_AFTER_FAILURE,
             idle_clock: IdleClock::new(),

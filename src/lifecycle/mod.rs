@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::AbortHandle;
+use tokio::{runtime::Handle, task::AbortHandle};
 use tracing::{debug, error};
 
 use crate::{
@@ -62,7 +62,9 @@ pub(crate) fn spawn_counted(
     if let Some(info) = &info {
         info.tasks().enter();
     }
-    tokio::spawn(Counted { task: Some(task), info, kernel: Arc::clone(kernel) }).abort_handle()
+    // Not `tokio::spawn`: a runtime that is shutting down drops the task at once, while that borrows the thread's context,
+    // and its drop may have to enter the runtime.
+    Handle::current().spawn(Counted { task: Some(task), info, kernel: Arc::clone(kernel) }).abort_handle()
 }
 
 /// A task that leaves the counts when it has been dropped.

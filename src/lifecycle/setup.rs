@@ -270,7 +270,7 @@ fn go_live(
         if is_abortable {
             return Some(spawn_counted(kernel, Some(info.clone()), task));
         }
-        tokio::spawn(Scoped::new(Scope { node: kernel.identity(), ..Scope::default() }, task));
+        Handle::current().spawn(Scoped::new(Scope { node: kernel.identity(), ..Scope::default() }, task));
         None
     });
     debug!(parent: info.span(), "live");

@@ -104,10 +104,10 @@ struct State<M> {
     is_streaming: bool,
     /// Whether messages are taken.
     intake: Intake,
-    /// When they were no more.
-    finished_at: Option<Instant>,
+    /// When they were no more. Boxed: a connection that is in use has no room for it.
+    finished_at: Option<Box<Instant>>,
     /// The reader of this connection, while it waits until the queue is less than half full.
-    awaits_room: Option<Waker>,
+    awaits_room: Option<Box<Waker>>,
 }
 
 impl<M> State<M> {
@@ -129,7 +129,7 @@ impl<M> State<M> {
     /// Puts what was not encoded back in front of what was queued in the meantime. This is where room appears: returns
     /// whom to wake for it, after the lock.
     #[must_use]
-    fn put_back(&mut self, mut press: Box<Press<M>>, half_depth: usize) -> Option<Waker> {
+    fn put_back(&mut self, mut press: Box<Press<M>>, half_depth: usize) -> Option<Box<Waker>> {
         if !press.queue.is_empty() {
             press.queue.append(&mut self.queue);
             std::mem::swap(&mut press.queue, &mut self.queue);
@@ -142,7 +142,7 @@ impl<M> State<M> {
 }
 
 /// Wakes who waits for room, outside of all locks.
-fn wake(waiting: Option<Waker>) {
+fn wake(waiting: Option<Box<Waker>>) {
     if let Some(waker) = waiting {
         waker.wake();
     }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 const TURN_TIME: Duration = Duration::from_millis(1);
 
 /// The most messages between two looks at the clock. A look costs about as much as receiving one small message.
-const MAX_UNIT: u32 = 64;
+const MAX_UNIT: u8 = 64;
 
 /// For so many messages a turn takes one unit of its task's cooperation budget, of which there are 128: it ends after 2,048
 /// small messages at the latest.
-const MESSAGES_PER_BUDGET_UNIT: u32 = 16;
+const MESSAGES_PER_BUDGET_UNIT: u8 = 16;
 
 /// How many looks at the clock a turn of slow messages has: it ends late by this share of itself at most.
 const LOOKS_PER_TURN: u32 = 16;
@@ -23,9 +23,9 @@ const LOOKS_PER_TURN: u32 = 16;
 #[derive(Debug)]
 pub(crate) struct Pace {
     /// How many messages there are between two looks.
-    unit: u32,
+    unit: u8,
     /// How many of them are left.
-    left: u32,
+    left: u8,
 }
 
 /// One turn of a task.
@@ -50,11 +50,11 @@ impl Pace {
 
     /// How many messages there are between two looks.
     pub(crate) fn unit(&self) -> usize {
-        self.unit as usize
+        self.unit.into()
     }
 
     /// How many units of the task's cooperation budget the messages between two looks are worth.
-    pub(crate) fn budget_units(&self) -> u32 {
+    pub(crate) fn budget_units(&self) -> u8 {
         self.unit.div_ceil(MESSAGES_PER_BUDGET_UNIT)
     }
 
@@ -81,7 +81,7 @@ impl Pace {
     /// Looks at the clock after the messages that were counted; `true` if the turn is over.
     pub(crate) fn look(&mut self, turn: &mut Turn) -> bool {
         let messages = self.unit - self.left;
-        self.look_after(messages as usize, turn)
+        self.look_after(messages.into(), turn)
     }
 
     /// Looks at the clock after so many messages; `true` if the turn is over.
@@ -107,7 +107,7 @@ impl Pace {
     /// Makes a unit as long as a share of a turn.
     fn adapt(&mut self, messages: u32, elapsed: Duration) {
         let share = u128::from(messages) * (TURN_TIME / LOOKS_PER_TURN).as_nanos() / elapsed.as_nanos().max(1);
-        self.unit = u32::try_from(share).unwrap_or(MAX_UNIT).clamp(1, (self.unit * 2).min(MAX_UNIT));
+        self.unit = u8::try_from(share).unwrap_or(MAX_UNIT).clamp(1, (self.unit * 2).min(MAX_UNIT));
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     /// Lets `messages` of a turn pass that took so long in all.
-    fn after(pace: &mut Pace, messages: u32, elapsed: Duration) -> u32 {
+    fn after(pace: &mut Pace, messages: u32, elapsed: Duration) -> u8 {
         pace.adapt(messages, elapsed);
         pace.unit
     }

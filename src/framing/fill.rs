@@ -113,7 +113,8 @@ where
             Ok(count) => {
                 self.stalls = 0;
                 if self.observer.has_write_failed() {
-                    self.left_after_failure = self.left_after_failure.saturating_sub(count);
+                    self.left_after_failure =
+                        self.left_after_failure.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
                     if self.left_after_failure == 0 {
                         self.end = Some(Box::new(ReadEnd::Stopped));
                     }

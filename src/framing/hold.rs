@@ -30,38 +30,40 @@ const HOLD_TIME: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(125);
 
 /// So many ticks without progress end a hold. The first one may be the rest of a tick with progress.
-const QUIET_TICKS: u32 = HOLD_TIME.as_millis().div_ceil(TICK.as_millis()) as u32;
+const QUIET_TICKS: u8 = HOLD_TIME.as_millis().div_ceil(TICK.as_millis()) as u8;
 
 /// Lets the next message pass, or not.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// Whether it may.
+    /// Until the next look whether the peer has taken something, while it is waited for.
+    tick: Option<Pin<Box<Sleep>>>,
+    /// Whether the next message may be processed.
     state: State,
     /// How many ticks have been waited since the peer last took something. Kept when room appears for another reason, as it
     /// does when a sender encodes ahead: a stall is waited for once.
-    quiet: u32,
+    quiet: u8,
 }
 
 /// Whether the next message may be processed.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Yes.
     Open,
     /// After the other tasks have had a turn.
     GivingWay,
-    /// When there is room for its replies, or the peer has taken nothing for too long; the next look is at this tick.
-    Holding(Pin<Box<Sleep>>),
+    /// When there is room for its replies, or the peer has taken nothing for too long.
+    Holding,
     /// Yes, although there may be no room: the peer has had its time. Until it takes something it is not waited for again.
     GivenUp,
 }
 
 impl Gate {
     pub(super) const fn new() -> Self {
-        Self { state: State::Open, quiet: 0 }
+        Self { tick: None, state: State::Open, quiet: 0 }
     }
 
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.state, State::Open)
+        self.state == State::Open
     }
 
     /// A queue is crowded: this turn is to end.
@@ -74,39 +76,32 @@ impl Gate {
 
     /// Ready when the next message may be processed; `own` is where its replies go.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, own: Option<&dyn AnyOutbox>) -> Poll<()> {
-        let Some(own) = own else {
-            self.state = State::Open;
-            return Poll::Ready(());
-        };
-        match self.state {
-            State::GivingWay | State::GivenUp if own.take_progress() => {
-                self.quiet = 0;
-                self.state = State::GivingWay;
-            }
-            State::GivenUp => return Poll::Ready(()),
-            // Looked at with the tick.
-            State::Holding(_) | State::GivingWay | State::Open => {}
+        let Some(own) = own else { return self.pass(State::Open) };
+        // While it is waited for, that is looked at with the tick.
+        if self.state != State::Holding && own.take_progress() {
+            self.quiet = 0;
+        } else if self.state == State::GivenUp {
+            return self.pass(State::GivenUp);
         }
         if own.poll_room(cx).is_ready() {
-            self.state = State::Open;
-            return Poll::Ready(());
+            return self.pass(State::Open);
         }
-        loop {
-            match &mut self.state {
-                State::Open | State::GivenUp => return Poll::Ready(()),
-                State::GivingWay => self.state = State::Holding(Box::pin(sleep(TICK))),
-                State::Holding(tick) => {
-                    if tick.as_mut().poll(cx).is_pending() {
-                        return Poll::Pending;
-                    }
-                    tick.as_mut().reset(Instant::now() + TICK);
-                    self.quiet = if own.take_progress() { 0 } else { self.quiet + 1 };
-                    if self.quiet >= QUIET_TICKS {
-                        self.state = State::GivenUp;
-                    }
-                }
+        self.state = State::Holding;
+        let tick = self.tick.get_or_insert_with(|| Box::pin(sleep(TICK)));
+        while tick.as_mut().poll(cx).is_ready() {
+            tick.as_mut().reset(Instant::now() + TICK);
+            self.quiet = if own.take_progress() { 0 } else { self.quiet + 1 };
+            if self.quiet >= QUIET_TICKS {
+                return self.pass(State::GivenUp);
             }
         }
+        Poll::Pending
+    }
+
+    fn pass(&mut self, state: State) -> Poll<()> {
+        self.tick = None;
+        self.state = state;
+        Poll::Ready(())
     }
 }
 

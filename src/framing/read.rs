@@ -41,7 +41,7 @@ use crate::{
 pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(3);
 
 /// How much is still read after a write has failed.
-const MAX_READ_AFTER_FAILURE: usize = 1024 * 1024;
+const MAX_READ_AFTER_FAILURE: u32 = 1024 * 1024;
 
 /// The settings of a read loop.
 #[derive(Debug, Clone, Copy)]
@@ -129,7 +129,7 @@ pub(crate) struct Reader<R, D: Decoder, O: Observer> {
     /// Whether a message that is still being processed has made a queue crowded.
     is_crowded: bool,
     /// How many bytes are still read after a write has failed.
-    pub(super) left_after_failure: usize,
+    pub(super) left_after_failure: u32,
     /// How long the next complete message has been waited for.
     pub(super) idle_clock: IdleClock,
     /// Why the connection is to end once the queue is empty.

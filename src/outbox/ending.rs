@@ -23,7 +23,7 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
     }
 
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let waker = cx.waker().clone();
+        let waker = Box::new(cx.waker().clone());
         let mut state = self.state.lock();
         let has_room = state.intake != Intake::Open || state.has_room(self.half_depth());
         let before = if has_room { state.awaits_room.take() } else { state.awaits_room.replace(waker) };
@@ -41,7 +41,7 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
     }
 
     fn finish(&self) -> bool {
-        let now = Instant::now();
+        let now = Box::new(Instant::now());
         let mut state = self.state.lock();
         if state.intake == Intake::Open {
             state.intake = Intake::Finishing;
@@ -80,7 +80,7 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
     }
 
     fn time_left(&self) -> Duration {
-        let finished_at = self.state.lock().finished_at;
+        let finished_at = self.state.lock().finished_at.as_deref().copied();
         finished_at.map_or(Duration::ZERO, |at| self.flush_time().saturating_sub(at.elapsed()))
     }
 

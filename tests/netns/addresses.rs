@@ -1,6 +1,10 @@
 //! Row 10: every address of the host.
 
-use std::{io::ErrorKind, net::SocketAddr};
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use pea2pea::{Config, Pea2Pea};
 use tokio::net::TcpSocket;
@@ -8,12 +12,18 @@ use tokio::net::TcpSocket;
 use crate::{
     kit::{
         Verdict, attack, ensure,
-        stage::Stage,
+        stage::{Stage, holds_within},
         victim::{Calm, Victim},
     },
     namespace::{run, set_up},
     netns_row,
 };
+
+/// Waits until the address is one of this namespace's, which on a busy machine it is not at once.
+fn wait_for(addr: &str) -> Result<(), String> {
+    let reached = || UdpSocket::bind("[::]:0").and_then(|socket| socket.connect((addr, 9))).is_ok();
+    holds_within(Duration::from_secs(10), addr, reached).map(drop)
+}
 
 /// A node bound to every address dials each of them; or, as the canary, a twin does.
 fn every_address<const ITSELF: bool>(stage: &Stage) -> Verdict {
@@ -27,6 +37,7 @@ fn every_address<const ITSELF: bool>(stage: &Stage) -> Verdict {
     ] {
         run(command);
     }
+    wait_for("fd77::1")?;
     let mut refused = 0;
     for (bound_to, dialled) in [
         ("0.0.0.0:0", &["10.77.0.1", "10.77.0.2", "10.78.0.1", "127.0.0.1", "::ffff:10.77.0.2"][..]),
@@ -65,6 +76,7 @@ fn the_other_family<const IS_THERE: bool>(stage: &Stage) -> Verdict {
     set_up();
     run("ip addr replace 10.77.0.1/24 dev lo");
     run("ip addr replace fd77::1/64 dev lo nodad");
+    wait_for("fd77::1")?;
     // Of all new sockets in this namespace.
     std::fs::write("/proc/sys/net/ipv6/bindv6only", "1").map_err(|error| format!("bindv6only: {error}"))?;
     for (bound_to, others, dialled) in [

@@ -86,6 +86,8 @@ struct End {
     /// Whether it has sent something that was not read any more.
     has_talked_on: bool,
     at: Instant,
+    /// How many messages it had decoded, and encoded.
+    messages: (u64, u64),
 }
 
 /// The words under way, by the number of the other end.
@@ -135,7 +137,8 @@ impl Words {
         for entry in words.get_mut(&line.number).into_iter().flatten() {
             let heard = entry.word.from.get().map_or(0, |from| from.decoded.load(SeqCst));
             let has_talked_on = line.encoded.load(SeqCst) > heard;
-            entry.end = Some(End { has_followed, has_talked_on, at: Instant::now() });
+            let messages = (line.decoded.load(SeqCst), line.encoded.load(SeqCst));
+            entry.end = Some(End { has_followed, has_talked_on, at: Instant::now(), messages });
         }
         judge(world, &mut words, line.number);
     }

@@ -11,7 +11,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::SeqCst},
 };
 
 use pea2pea::{Config, Stats};
@@ -221,6 +221,10 @@ impl Ledger {
             let account = self.accounts.get(&addr);
             return Err(format!("on_disconnect of {addr}, of which this is known: {account:?}"));
         };
+        if let Some(line) = &record.line {
+            // It is still writable, and sends are no longer found to be its.
+            line.other_sends.fetch_add(1, SeqCst);
+        }
         match (record.is_on_connect_begun, record.is_foreign()) {
             (true, _) => {}
             (false, true) => self.foreign_owed += 1,

@@ -86,6 +86,7 @@ struct End {
     /// Whether it has sent something that was not read any more.
     has_talked_on: bool,
     at: Instant,
+    #[expect(dead_code, reason = "shown when a last word is lost")]
     /// How many messages it had decoded, and encoded.
     messages: (u64, u64),
 }

@@ -73,17 +73,6 @@ async fn a_peer_that_never_reads_is_reset_after_a_write_timeout() {
     }
 }
 
-#[tokio::test(crate = "ledger")]
-async fn a_peer_that_never_reads_is_reset_when_the_future_of_the_end_is_dropped() {
-    let sender = Sender::<64>::plain().await;
-    let mut narrow = stalled(&sender).await;
-    poll_times(pin!(sender.node.disconnect(narrow.addr)), 2).await;
-    assert_eq!(sender.node.num_connected(), 0);
-    // Its writer, too.
-    poll_times(pin!(pending::<()>()), 100).await;
-    assert_reset(&mut narrow.peer).await;
-}
-
 // --- an encoder fails ---
 
 #[derive(Debug, Clone, Copy)]

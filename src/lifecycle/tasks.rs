@@ -86,10 +86,20 @@ impl<T> Drop for LinkTask<T> {
     fn drop(&mut self) {
         if let Stage::Running { the_loop, link, .. } = std::mem::replace(&mut self.0, Stage::Done) {
             dispose(the_loop);
-            if let Some(claim) = link.claim() {
-                debug!(parent: link.info.span(), "a task of the connection was dropped with its runtime");
-                cut_short(&link.kernel, claim);
-            }
+            drop(Unclaimed(&link));
+        }
+    }
+}
+
+/// A connection whose task is to end it, and may be dropped before it does.
+struct Unclaimed<'a>(&'a Ender);
+
+impl Drop for Unclaimed<'_> {
+    fn drop(&mut self) {
+        let link = self.0;
+        if let Some(claim) = link.claim() {
+            debug!(parent: link.info.span(), "a task of the connection was dropped with its runtime");
+            cut_short(&link.kernel, claim);
         }
     }
 }
@@ -172,9 +182,11 @@ async fn after_failed_write(failed: FailedWrite, mut half: WriteHalf, presence: 
             failed.report();
             presence.get().abandon();
             drop(presence);
+            let unclaimed = Unclaimed(&link);
             link.finish_reading().await;
             // Not before the claim: the peer learns of it, and may hang up before we have told why the connection ends.
             let claim = link.claim();
+            drop(unclaimed);
             dispose(half);
             if let Some(claim) = claim {
                 tear_down(&link.kernel, claim, None).await;
@@ -196,6 +208,9 @@ async fn after_failed_write(failed: FailedWrite, mut half: WriteHalf, presence: 
             drop(presence);
             end_claimed(claim, failed, &link).await;
             link.info.set_ended();
+            if !link.info.stats().has_sent() {
+                return say_brief_farewell(half, flush_time).await;
+            }
             let began = Instant::now();
             if shut(&mut half, flush_time).await {
                 stay_until_peer_closes(half, flush_time.saturating_sub(began.elapsed())).await;

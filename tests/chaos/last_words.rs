@@ -87,6 +87,7 @@ struct End {
     has_talked_on: bool,
     at: Instant,
     /// How many messages it had decoded, and encoded.
+    #[expect(dead_code, reason = "for whoever reads the fault")]
     messages: (u64, u64),
 }
 

@@ -88,6 +88,7 @@ struct End {
     at: Instant,
     #[expect(dead_code, reason = "shown when a last word is lost")]
     /// How many messages it had decoded, and encoded.
+    #[expect(dead_code, reason = "for whoever reads the fault")]
     messages: (u64, u64),
 }
 

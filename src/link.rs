@@ -67,6 +67,8 @@ pub(crate) struct Link {
     outbox: Option<Arc<dyn AnyOutbox>>,
     /// Whether the writer has to wait for the stream even when all is written: a wrapped one has its own farewell to send.
     is_wrapped: bool,
+    /// Whether the connection was set up with Reading.
+    has_reader: bool,
     /// Where its tasks run: the sender of the first message may be anywhere, and so may be who ends it.
     runtime: Handle,
     /// Not held while tasks are spawned: a runtime that is shutting down drops them at once, and their drop ends the
@@ -82,8 +84,9 @@ impl Link {
         runtime: Handle,
         dormant: Dormant,
     ) -> Self {
+        let has_reader = dormant.reader.is_some();
         let dormant = (!dormant.is_used_up()).then(|| Box::new(dormant));
-        Self { info, outbox, is_wrapped, runtime, parts: Mutex::new(Parts { dormant, ..Parts::default() }) }
+        Self { info, outbox, is_wrapped, has_reader, runtime, parts: Mutex::new(Parts { dormant, ..Parts::default() }) }
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
@@ -137,8 +140,7 @@ impl Link {
 
     /// Whether there is a reader, running or about to run.
     pub(crate) fn has_reader(&self) -> bool {
-        let parts = self.parts.lock();
-        parts.reader.is_some() || parts.dormant.as_ref().is_some_and(|dormant| dormant.reader.is_some())
+        self.has_reader
     }
 
     /// Gives up the handle of `on_connect`, which is returning.

@@ -94,14 +94,16 @@ fn at_once<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn outside_of_a_runtime_a_dial_and_switching_on_fail_before_anything_has_changed() {
-    let node = Node::new(local_config());
-    let addr = "127.0.0.1:1".parse().unwrap();
-    for error in [at_once(node.connect(addr)).unwrap_err(), at_once(node.toggle_listener()).unwrap_err()] {
-        assert_eq!(error.kind(), ErrorKind::Other);
-        assert!(error.to_string().contains("tokio runtime"), "{error}");
-    }
-    assert_eq!((node.num_connecting(), node.is_connecting(addr)), (0, false));
-    assert!(at_once(node.listening_addr()).is_err());
-    assert!(!at_once(node.disconnect(addr)));
-    at_once(node.shut_down());
+    ledger::check(|| {
+        let node = Node::new(local_config());
+        let addr = "127.0.0.1:1".parse().unwrap();
+        for error in [at_once(node.connect(addr)).unwrap_err(), at_once(node.toggle_listener()).unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::Other);
+            assert!(error.to_string().contains("tokio runtime"), "{error}");
+        }
+        assert_eq!((node.num_connecting(), node.is_connecting(addr)), (0, false));
+        assert!(at_once(node.listening_addr()).is_err());
+        assert!(!at_once(node.disconnect(addr)));
+        at_once(node.shut_down());
+    });
 }

@@ -11,6 +11,8 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::{runtime::Handle, task::AbortHandle};
 
+use crate::task::catch;
+
 /// How long a runtime has to run a task that shows that it is driven. The thread waits for it, so not for long.
 const PROBE_TIME: Duration = Duration::from_millis(250);
 
@@ -28,7 +30,7 @@ pub(super) fn first_driven(runtimes: impl IntoIterator<Item = Handle>) -> Option
     told.recv_timeout(PROBE_TIME).ok()
 }
 
-/// A future whose timers are those of a runtime that polls something else.
+/// A future whose timers are those of a runtime that polls something else; `None` if that runtime goes away meanwhile.
 pub(super) struct WithRuntime<'a, T> {
     /// Entered in each poll.
     runtime: Handle,
@@ -43,12 +45,16 @@ impl<'a, T> WithRuntime<'a, T> {
 }
 
 impl<T> Future for WithRuntime<'_, T> {
-    type Output = T;
+    type Output = Option<T>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let Self { runtime, future } = &mut *self;
         let _context = runtime.enter();
-        future.as_mut().poll(cx)
+        // Code of users is caught further inside: what panics here is a timer of a runtime that is shutting down.
+        match catch(|| future.as_mut().poll(cx)) {
+            Ok(polled) => polled.map(Some),
+            Err(_timers_are_gone) => Poll::Ready(None),
+        }
     }
 }
 

@@ -31,9 +31,12 @@ pub(crate) async fn shut_down(kernel: &Arc<Kernel>) {
         return shut_down_here(kernel).await;
     }
     let runtimes = kernel.registry.all().into_iter().map(|(_, link)| link.runtime().clone());
-    match first_driven(runtimes) {
+    let finished = match first_driven(runtimes) {
         Some(runtime) => WithRuntime::new(runtime, Box::pin(shut_down_here(kernel))).await,
-        None => shut_down_at_once(kernel),
+        None => None,
+    };
+    if finished.is_none() {
+        shut_down_at_once(kernel);
     }
 }
 

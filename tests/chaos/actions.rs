@@ -171,7 +171,7 @@ impl Worker {
                 }
             }
             Kind::DisconnectOutside => {
-                if let Some(addr) = any_peer_of(&peer, dice).filter(|addr| !peer.is_foreign(*addr)) {
+                if let Some(addr) = any_peer_of(&peer, dice) {
                     peer.note_disconnect(disconnect_outside(&peer, addr).await);
                 }
             }

@@ -86,7 +86,6 @@ struct End {
     /// Whether it has sent something that was not read any more.
     has_talked_on: bool,
     at: Instant,
-    #[expect(dead_code, reason = "shown when a last word is lost")]
     /// How many messages it had decoded, and encoded.
     #[expect(dead_code, reason = "for whoever reads the fault")]
     messages: (u64, u64),
@@ -236,7 +235,7 @@ impl Worker {
         let ended = Ended::default();
         let own = peer.clone();
         let disconnect = ENDED.scope(ended.clone(), async move { own.node.disconnect(addr).await });
-        let is_done = if dice.below(10) == 0 && !peer.is_foreign(addr) {
+        let is_done = if dice.below(10) == 0 {
             self.world.count(Event::DisconnectedOutside);
             outside::without_runtime(&self.world, disconnect).await.unwrap_or(false)
         } else {

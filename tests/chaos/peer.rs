@@ -140,12 +140,6 @@ impl Peer {
         self.ledger.lock().unwrap()
     }
 
-    /// Whether the connection's runtime may go away at any moment. Then a `disconnect` outside of a runtime, whose timers are
-    /// those of that one, may panic: not to be tried before that is mended.
-    pub fn is_foreign(&self, addr: SocketAddr) -> bool {
-        self.ledger().line(addr).is_some_and(|line| line.is_foreign)
-    }
-
     pub fn is_closing(&self) -> bool {
         self.closing.load(Relaxed)
     }

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use tracing::debug;
 
 use super::{
+    MAX_STOP_TIME,
     ending::{cut_short, tear_down},
     report_panic,
 };
@@ -158,16 +159,17 @@ async fn say_farewell(mut half: WriteHalf, presence: WriterPresence, link: Ender
     }
     let is_shut = shut(&mut half, presence.get().time_left()).await;
     let time_left = presence.get().time_left();
+    // Over before whoever waits for this task gives up, which matters only if both have the same time.
+    let margin = STOP_MARGIN.saturating_sub(MAX_STOP_TIME.saturating_sub(presence.get().flush_time()));
     // Whoever ends the connection waits for what was queued to be written, and not for the rest.
     drop(presence);
     link.info.tasks().notify();
     if is_shut {
-        // Over before whoever waits for this task gives up.
-        stay_until_peer_closes(half, time_left.saturating_sub(STOP_MARGIN)).await;
+        stay_until_peer_closes(half, time_left.saturating_sub(margin)).await;
     }
 }
 
-/// How much earlier than its bound a farewell ends, so that the task is gone when the bound is reached.
+/// How much earlier than [`MAX_STOP_TIME`] a farewell ends at the latest, so that the task is gone when that is reached.
 const STOP_MARGIN: Duration = Duration::from_millis(50);
 
 /// What a writer does whose batch could not be encoded or written.

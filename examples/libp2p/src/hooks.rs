@@ -165,7 +165,11 @@ impl OnConnect for Libp2p {
             End::Closed => return,
             // Its socket follows, and that is an ending with its true origin.
             End::ClosedByPeer => tokio::time::sleep(TIME_TO_LEAVE).await,
-            End::Failed(error) => self.report(Event::Failed { addr, peer, reason: error.to_string() }),
+            // Perhaps because a write was refused: then the connection ends by itself, when what the peer had sent is read.
+            End::Failed(error) => {
+                self.report(Event::Failed { addr, peer, reason: error.to_string() });
+                tokio::time::sleep(TIME_TO_LEAVE).await;
+            }
         }
         self.node().disconnect(addr).await;
     }
@@ -188,5 +192,5 @@ impl OnDisconnect for Libp2p {
     }
 }
 
-/// How long a peer that has said goodbye may keep its socket.
+/// How long a peer that has said goodbye, or whose session has failed, may keep its socket.
 const TIME_TO_LEAVE: Duration = Duration::from_secs(1);

@@ -145,7 +145,7 @@ pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link:
         Err(panicked) => Box::pin(async move {
             let failed = FailedWrite::panicked(panicked);
             report_cause(&failed.cause, &link);
-            end_writing(failed, &link).await;
+            end_claimed(link.claim(), failed, &link).await;
         }),
     }
 }
@@ -219,11 +219,6 @@ async fn after_failed_write(failed: FailedWrite, mut half: WriteHalf, presence: 
             }
         }
     }
-}
-
-/// Ends the connection of a writer whose loop panicked.
-async fn end_writing(failed: FailedWrite, link: &Ender) {
-    end_claimed(link.claim(), failed, link).await;
 }
 
 /// Runs the ending, if this task has claimed it, and tells the receipts.

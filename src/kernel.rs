@@ -49,6 +49,8 @@ pub(crate) struct Kernel {
     pub(crate) listener: Listener,
     /// The node's tasks, other than those a user keeps from ending (`on_connect` that is not abortable).
     pub(crate) tasks: TaskCount,
+    /// How many sockets of connections that are over stay open until the peer has closed.
+    pub(crate) farewells: AtomicUsize,
     /// The tasks that finish a shutdown which was begun inside a hook.
     pub(crate) finishers: TaskCount,
     /// Of panics of user code.
@@ -78,6 +80,7 @@ impl Kernel {
             hooks: Hooks::default(),
             listener: Listener::default(),
             tasks: TaskCount::default(),
+            farewells: AtomicUsize::new(0),
             finishers: TaskCount::default(),
             panic_log: LogBudget::default(),
             config,

@@ -3,7 +3,10 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -165,9 +168,31 @@ async fn say_farewell(mut half: WriteHalf, presence: WriterPresence, link: Ender
     drop(presence);
     link.info.tasks().notify();
     if is_shut {
-        stay_until_peer_closes(half, time_left.saturating_sub(margin)).await;
+        stay(half, time_left.saturating_sub(margin), &link.kernel).await;
     }
 }
+
+/// Keeps the socket of a connection that is over until the peer has closed, unless too many stay already: their slots are
+/// free, so a peer that lets its connections be ended as fast as it can dial would use up all descriptors.
+async fn stay(half: WriteHalf, bound: Duration, kernel: &Kernel) {
+    struct Staying<'a>(&'a AtomicUsize);
+
+    impl Drop for Staying<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    // Relaxed: only the number counts, and nothing is published with it.
+    let others = kernel.farewells.fetch_add(1, Ordering::Relaxed);
+    let _staying = Staying(&kernel.farewells);
+    if others < usize::from(kernel.config.max_connections).max(MIN_FAREWELLS) {
+        stay_until_peer_closes(half, bound).await;
+    }
+}
+
+/// So many sockets may stay open for a farewell on any node; more if it may have more connections: its default limit.
+const MIN_FAREWELLS: usize = 100;
 
 /// How much earlier than [`MAX_STOP_TIME`] a farewell ends at the latest, so that the task is gone when that is reached.
 const STOP_MARGIN: Duration = Duration::from_millis(50);
@@ -215,7 +240,7 @@ async fn after_failed_write(failed: FailedWrite, mut half: WriteHalf, presence: 
             }
             let began = Instant::now();
             if shut(&mut half, flush_time).await {
-                stay_until_peer_closes(half, flush_time.saturating_sub(began.elapsed())).await;
+                stay(half, flush_time.saturating_sub(began.elapsed()), &link.kernel).await;
             }
         }
     }

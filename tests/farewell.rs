@@ -269,3 +269,34 @@ async fn unread_input_does_not_turn_the_end_into_a_reset() {
 async fn input_that_comes_just_before_the_end_does_not_turn_it_into_a_reset() {
     assert_unread_input_is_harmless_in_all_cases(false).await;
 }
+
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_than_a_hundred_sockets_stay_for_peers_that_do_not_close() {
+    const SURPLUS: usize = 20;
+    let config = pea2pea::Config { max_connections: 60, ..common::local_config() };
+    let sender = Sender::<64> { node: common::nodes::listed(config), ends: common::Events::default() };
+    sender.enable_writing().await;
+    let mut peers = Vec::new();
+    let mut ends = JoinSet::new();
+    // In two waves: the slots of the first one are free while its sockets stay.
+    for _ in 0..2 {
+        let mut addrs = Vec::new();
+        for _ in 0..60 {
+            let (peer, addr) = dialled_raw(&sender.node).await;
+            in_time("a receipt", sender.unicast(addr, Bytes::from_static(b"hi")).unwrap()).await.unwrap().unwrap();
+            peers.push(peer);
+            addrs.push(addr);
+        }
+        for addr in addrs {
+            let node = sender.node.clone();
+            ends.spawn(async move {
+                let began = Instant::now();
+                assert!(node.disconnect(addr).await);
+                began.elapsed()
+            });
+        }
+        wait_until("the slots are free", || sender.node.num_connected() == 0).await;
+    }
+    let at_once = ends.join_all().await.into_iter().filter(|took| *took < Duration::from_millis(700)).count();
+    assert!(at_once >= SURPLUS, "{at_once} did not stay");
+}

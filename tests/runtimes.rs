@@ -11,15 +11,15 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     pin::pin,
     sync::{Arc, Mutex, mpsc},
-    task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
+    task::{Context, Waker},
+    thread,
     time::{Duration, Instant},
 };
 
 use common::{
     Events, PATIENCE,
     actor::{Actor, Script, Tuning, Unhurried, hanging, silent},
-    local_config, wait_until,
+    block_on_outside, local_config, wait_until,
     wire::frame,
 };
 use pea2pea::{DisconnectOrigin, Pea2Pea, protocols::Writing};
@@ -54,27 +54,6 @@ fn check(body: impl FnOnce()) {
     receiver.recv_timeout(Duration::from_millis(1)).unwrap_err();
     drop(sender);
     ledger::check(body);
-}
-
-/// An executor that knows no runtime: it parks the thread.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let (mut future, began) = (pin!(future), Instant::now());
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        thread::park_timeout(PATIENCE);
-        assert!(began.elapsed() < PATIENCE, "not in time");
-    }
 }
 
 /// Waits without a runtime.
@@ -275,7 +254,7 @@ fn a_connection_without_tasks_ends_with_the_first_message_after_its_runtime_is_g
             let Doomed { runtime, actor, events, addr, .. } = doomed;
             drop(runtime);
             if let Ok(receipt) = actor.unicast(addr, HELLO) {
-                block_on(receipt).expect_err("nobody is there to write it");
+                block_on_outside(receipt).expect_err("nobody is there to write it");
             }
             eventually("the connection is gone", || actor.node().num_connected() == 0);
             assert_eq!(events.all(), [Noted::Begun(DisconnectOrigin::Writing), Noted::Cut], "{flavour:?}");
@@ -307,9 +286,9 @@ fn assert_a_connection_that_comes_too_late_ends(script: Script<Unhurried>, case:
     entered.recv_timeout(PATIENCE).unwrap();
     let handle = runtime.handle().clone();
     runtime.shutdown_background();
-    eventually("it takes no more tasks", || block_on(handle.spawn(async {})).is_err());
+    eventually("it takes no more tasks", || block_on_outside(handle.spawn(async {})).is_err());
     leave.send(()).unwrap();
-    _ = block_on(dialling);
+    _ = block_on_outside(dialling);
     eventually(case, || events.contains(&Noted::Cut) && actor.node().num_connected() == 0);
     let noted = events.all();
     assert!(matches!(noted[..], [Noted::Begun(_), Noted::Cut]), "{case}: {noted:?}");
@@ -347,7 +326,7 @@ impl Driven {
     /// Runs it where the runtime is driven.
     fn run<F: Future<Output: Send + 'static> + Send + 'static>(&self, future: F) -> F::Output {
         let done = self.runtime.spawn(future);
-        block_on(done).unwrap()
+        block_on_outside(done).unwrap()
     }
 }
 
@@ -377,14 +356,14 @@ fn outside_of_every_runtime_disconnect_runs_the_whole_ending_its_timers_included
                 let actor = driven.run(connected(script, addr));
                 let mut peer = accept(&listener);
                 let receipt = actor.unicast(addr, HELLO).unwrap();
-                assert!(block_on(actor.node().disconnect(addr)), "{flavour:?}");
+                assert!(block_on_outside(actor.node().disconnect(addr)), "{flavour:?}");
                 assert_eq!(events.all(), [Noted::Begun(DisconnectOrigin::User), Noted::Done], "{flavour:?}");
                 assert!(!actor.node().is_connected(addr));
-                block_on(receipt).unwrap().expect("it was flushed");
+                block_on_outside(receipt).unwrap().expect("it was flushed");
                 let mut bytes = Vec::new();
                 peer.read_to_end(&mut bytes).unwrap();
                 assert_eq!(bytes, frame(&HELLO));
-                assert!(!block_on(actor.node().disconnect(addr)), "it is over");
+                assert!(!block_on_outside(actor.node().disconnect(addr)), "it is over");
                 driven.run(async move { actor.node().shut_down().await });
             }
         }
@@ -404,12 +383,12 @@ fn outside_of_every_runtime_disconnect_begins_and_cuts_the_hook_if_nobody_drives
                 let _peer = accept(&listener);
                 // A connection without tasks does not notice that its runtime is gone. The hook's timer panics then.
                 let kept = (!is_gone).then_some(runtime);
-                assert!(block_on(actor.node().disconnect(addr)), "gone {is_gone}");
+                assert!(block_on_outside(actor.node().disconnect(addr)), "gone {is_gone}");
                 assert_eq!(actor.begun_on_disconnect(), 1, "gone {is_gone}");
                 assert_eq!(events.count(&Noted::Cut), 1, "gone {is_gone}: {:?}", events.all());
                 assert!(!events.contains(&Noted::Done));
                 assert!(!actor.node().is_connected(addr));
-                assert!(!block_on(actor.node().disconnect(addr)), "it is over");
+                assert!(!block_on_outside(actor.node().disconnect(addr)), "it is over");
                 drop(kept);
                 self::runtime(Flavour::CurrentThread).block_on(actor.node().shut_down());
                 assert_eq!(actor.begun_on_disconnect(), 1);

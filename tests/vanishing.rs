@@ -5,15 +5,14 @@ mod common;
 mod ledger;
 
 use std::{
-    future::{Future, pending},
+    future::pending,
     net::SocketAddr,
-    pin::pin,
-    sync::{Arc, Once, mpsc},
-    task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
+    sync::{Once, mpsc},
+    thread,
     time::Duration,
 };
 
+use common::block_on_outside;
 use pea2pea::{Config, DisconnectOrigin, Node, Pea2Pea, protocols::OnDisconnect};
 use tokio::runtime::Builder;
 
@@ -42,25 +41,6 @@ impl OnDisconnect for Peer {
     }
 }
 
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        thread::park_timeout(Duration::from_millis(50));
-    }
-}
-
 fn disconnect_while_the_runtime_vanishes(sleeps: bool) {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (begun, has_begun) = mpsc::channel();
@@ -73,12 +53,12 @@ fn disconnect_while_the_runtime_vanishes(sleeps: bool) {
         peer.node.connect(addr).await.unwrap();
     });
     let own = peer.clone();
-    let outside = thread::spawn(move || block_on(own.node.disconnect(addr)));
+    let outside = thread::spawn(move || block_on_outside(own.node.disconnect(addr)));
     has_begun.recv_timeout(Duration::from_secs(20)).expect("on_disconnect begins");
     drop(runtime);
     let ended = outside.join();
     assert_eq!(peer.node.num_connected(), 0);
-    block_on(peer.node.shut_down());
+    block_on_outside(peer.node.shut_down());
     assert!(
         matches!(ended, Ok(true)),
         "disconnect panicked: {:?}",

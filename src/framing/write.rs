@@ -10,7 +10,8 @@
 //! ```
 //!
 //! However much is queued, and however much the stream takes, the loop gives way after [`BYTES_PER_TURN`], and behind a batch
-//! that took the time of a turn to be encoded. While a sender is ahead of it, `load` leaves a small batch to grow until the next message, or for one turn.
+//! that took the time of a turn to be encoded. While a sender is ahead of it, `load` leaves a small batch to grow until the
+//! next message, or for one turn.
 
 use std::{
     future::{Future, poll_fn},

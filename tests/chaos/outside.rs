@@ -1,19 +1,16 @@
 //! Calls from elsewhere than the run's runtime: from runtimes that go away, and from threads without any.
 
-use std::{
-    cell::Cell,
-    future::Future,
-    net::SocketAddr,
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
-    time::Duration,
-};
+use std::{cell::Cell, future::Future, net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use tokio::{runtime::Builder, sync::oneshot, time::sleep};
 
-use crate::{actions::judge_dial, common::wire::Random, peer::Peer, tally::Event, world::World};
+use crate::{
+    actions::judge_dial,
+    common::{block_on_outside, wire::Random},
+    peer::Peer,
+    tally::Event,
+    world::World,
+};
 
 thread_local! {
     /// Whether this thread drives a runtime that is dropped before the nodes are.
@@ -38,27 +35,7 @@ pub async fn without_runtime<F>(world: &World, future: F) -> Option<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    on_a_thread(world, move || block_on(future)).await
-}
-
-/// The smallest executor that there is.
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        thread::park();
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
+    on_a_thread(world, move || block_on_outside(future)).await
 }
 
 /// Dials from a runtime that is dropped soon after, whatever has become of the connection.

@@ -5,10 +5,11 @@
 use std::{
     fmt::Debug,
     future::{Future, poll_fn},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex},
-    task::Poll,
-    time::Duration,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::{Duration, Instant},
 };
 
 use pea2pea::{Config, Node};
@@ -131,3 +132,24 @@ pub fn keep_deliberate_panics_quiet() {
 pub mod nodes;
 
 pub mod reader;
+
+/// Polls a future on a thread that knows no runtime: the smallest executor that there is.
+pub fn block_on_outside<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let (mut future, began) = (pin!(future), Instant::now());
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        thread::park_timeout(PATIENCE);
+        assert!(began.elapsed() < PATIENCE, "not in time");
+    }
+}

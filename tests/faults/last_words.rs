@@ -72,9 +72,10 @@ fn say(
             }
         }
     });
+    let talking = listener.node().connection_info(speaker_addr).expect("the newcomer is live");
+    holds_within(SETTLED, "the other side talks", || talking.stats().sent().0 >= 20).unwrap();
     let word = Bytes::from(vec![WORD; size]);
     let confirmed = stage.inside(async {
-        sleep(Duration::from_millis(20)).await;
         let Some(raw) = raw else {
             let receipts: Vec<_> = (0..count).map(|_| speaker.unicast(addr, word.clone()).unwrap()).collect();
             assert!(speaker.node().disconnect(addr).await);

@@ -2,7 +2,7 @@
 
 use std::{
     io::ErrorKind,
-    net::{SocketAddr, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
 
@@ -19,10 +19,15 @@ use crate::{
     netns_row,
 };
 
-/// Waits until the address is one of this namespace's, which on a busy machine it is not at once.
+/// Waits until the address is one of this namespace's, which on a busy machine it is not at once: the route of its subnet is
+/// there before its own, and until then whoever calls it learns that there is no route. Only a call that arrives shows it.
 fn wait_for(addr: &str) -> Result<(), String> {
-    let reached = || UdpSocket::bind("[::]:0").and_then(|socket| socket.connect((addr, 9))).is_ok();
-    holds_within(Duration::from_secs(10), addr, reached).map(drop)
+    let arrives = || {
+        TcpListener::bind((addr, 0))
+            .and_then(|listener| TcpStream::connect_timeout(&listener.local_addr()?, Duration::from_secs(1)))
+            .is_ok()
+    };
+    holds_within(Duration::from_secs(10), addr, arrives).map(drop)
 }
 
 /// A node bound to every address dials each of them; or, as the canary, a twin does.
@@ -38,6 +43,7 @@ fn every_address<const ITSELF: bool>(stage: &Stage) -> Verdict {
         run(command);
     }
     wait_for("fd77::1")?;
+    wait_for("::1")?;
     let mut refused = 0;
     for (bound_to, dialled) in [
         ("0.0.0.0:0", &["10.77.0.1", "10.77.0.2", "10.78.0.1", "127.0.0.1", "::ffff:10.77.0.2"][..]),
@@ -77,6 +83,7 @@ fn the_other_family<const IS_THERE: bool>(stage: &Stage) -> Verdict {
     run("ip addr replace 10.77.0.1/24 dev lo");
     run("ip addr replace fd77::1/64 dev lo nodad");
     wait_for("fd77::1")?;
+    wait_for("::1")?;
     // Of all new sockets in this namespace.
     std::fs::write("/proc/sys/net/ipv6/bindv6only", "1").map_err(|error| format!("bindv6only: {error}"))?;
     for (bound_to, others, dialled) in [
@@ -86,8 +93,7 @@ fn the_other_family<const IS_THERE: bool>(stage: &Stage) -> Verdict {
         let listener_addr = Some(bound_to.parse().unwrap());
         let (victim, bound) = stage.victim::<Calm>(Config { listener_addr, ..attack::config(0) });
         let other = format!("{others}:{}", bound.port());
-        let _other =
-            IS_THERE.then(|| std::net::TcpListener::bind(other)).transpose().map_err(|error| error.to_string())?;
+        let _other = IS_THERE.then(|| TcpListener::bind(other)).transpose().map_err(|error| error.to_string())?;
         for ip in dialled {
             let target = SocketAddr::new(ip.parse().unwrap(), bound.port());
             let result = stage.inside(victim.node().connect(target)).map_err(|error| error.kind());

@@ -59,11 +59,14 @@ absent "the registry calls no hook" '[Hh]ook|Codec|Encoder|Decoder' "${registry[
 absent "framing knows no node" '\bNode\b|\bPea2Pea\b|\b(node|kernel|registry|lifecycle|listener)::' "${framing[@]}"
 absent "the outbox knows no node" '\bNode\b|\bPea2Pea\b|\b(node|kernel|registry|lifecycle|listener)::' "${outbox[@]}"
 
-mapfile -t below < <(outside lib node listener lifecycle kernel topology protocols)
-absent "nothing below points up" '\b(node|listener|lifecycle)::' "${below[@]}"
+mapfile -t below < <(outside lib node lifecycle topology protocols)
+absent "nothing below points up" '\b(node|lifecycle|protocols)::' "${below[@]}"
 
-mapfile -t spawns_nothing < <(outside listener lifecycle)
-absent "only the listener and the lifecycle spawn" '\bspawn(_[a-z]+)?\(|JoinSet' "${spawns_nothing[@]}"
+mapfile -t parts < <(outside lib node lifecycle kernel topology protocols)
+absent "no part of a node knows the node" '\b(kernel|listener)::' "${parts[@]}"
+
+mapfile -t spawns_nothing < <(outside lifecycle)
+absent "only the lifecycle spawns" '\bspawn(_[a-z]+)?\(|JoinSet' "${spawns_nothing[@]}"
 
 mapfile -t holds_no_connections < <(outside registry)
 absent "no other module holds connections behind a lock" '(Mutex|RwLock)<.*(Map<|Connection)' "${holds_no_connections[@]}"

@@ -8,7 +8,7 @@ use std::{
     ops::Not,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -63,8 +63,23 @@ pub enum DisconnectOrigin {
     Writing,
 }
 
+/// Tells a connection from every other one of this process, from the reservation of its slot on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ConnId(u64);
+
+impl ConnId {
+    /// The next one. Not of the node alone: a handshake may return the connection of another node.
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Relaxed: nothing is published with the number, and no two callers get the same.
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// The parts of [`ConnectionInfo`] that its clones share.
 struct Info {
+    /// Which connection it is.
+    id: ConnId,
     /// The peer's address, by which the connection is keyed.
     addr: SocketAddr,
     /// Which side the peer is.
@@ -88,8 +103,9 @@ struct Info {
 pub struct ConnectionInfo(Arc<Info>);
 
 impl ConnectionInfo {
-    pub(crate) fn new(addr: SocketAddr, side: ConnectionSide, span: Span) -> Self {
+    pub(crate) fn new(id: ConnId, addr: SocketAddr, side: ConnectionSide, span: Span) -> Self {
         Self(Arc::new(Info {
+            id,
             addr,
             side,
             stats: Arc::default(),
@@ -123,14 +139,9 @@ impl ConnectionInfo {
         &self.0.span
     }
 
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
-    /// A number that no other connection has while this one is referred to.
     #[inline]
-    pub(crate) fn identity(&self) -> usize {
-        Arc::as_ptr(&self.0).addr()
+    pub(crate) fn id(&self) -> ConnId {
+        self.0.id
     }
 
     #[inline]

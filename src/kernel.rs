@@ -1,8 +1,7 @@
 //! What the clones of a node share: one owner per resource, and the few queries that combine them.
 
 use std::{
-    any::Any,
-    fmt, io,
+    fmt,
     net::SocketAddr,
     sync::{
         Arc,
@@ -16,16 +15,12 @@ use tracing::{Span, error_span};
 use crate::{
     config::Config,
     connection::ConnectionInfo,
-    error,
     heuristics::Heuristics,
     hooks::Hooks,
-    lifecycle,
     link::Link,
     listener::Listener,
     log_budget::LogBudget,
     meter::NodeTraffic,
-    outbox::{AnyOutbox, Outbox, Placed, PushError, Queued},
-    press::{Item, Receipt},
     registry::{Registry, SlotLimits},
     scope,
     task::TaskCount,
@@ -69,7 +64,7 @@ impl Kernel {
         let connections = Arc::downgrade(&registry);
         let end_of_stream = move |info: &ConnectionInfo| {
             if let Some(connections) = connections.upgrade() {
-                connections.end_of_stream(info.addr(), |link| link.info().is_same(info));
+                connections.end_of_stream(info.addr(), info.id());
             }
         };
         Self {
@@ -118,107 +113,9 @@ impl Kernel {
     #[inline]
     fn visit_connection_at<R>(&self, addr: SocketAddr, visitor: impl FnOnce(&Arc<Link>) -> R) -> Option<R> {
         let own = scope::connection_with(self.identity(), addr);
-        let is_meant = |link: &Link| own.is_none_or(|own| own == link.info().identity());
+        let is_meant = |link: &Link| own.is_none_or(|own| own == link.info().id());
         self.registry.visit(addr, |link| is_meant(link).then(|| visitor(link))).flatten()
     }
-
-    /// Queues a message for one peer.
-    pub(crate) fn send<M: Send + 'static>(
-        self: &Arc<Self>,
-        addr: SocketAddr,
-        message: M,
-        receipt: Option<Receipt>,
-    ) -> io::Result<()> {
-        let mut item = Some(Item { message, receipt });
-        let own = scope::connection_with(self.identity(), addr);
-        // Most messages are only queued, and to hold the link for that would cost as much again.
-        let reached = self.registry.visit(addr, |link| {
-            if own.is_some_and(|own| own != link.info().identity()) {
-                return Reached::Nobody;
-            }
-            let Some(outbox) = link.outbox() else { return Reached::OlderThanWriting };
-            let Some(outbox) = typed::<M>(outbox) else { return Reached::OtherType };
-            match outbox.place(&mut item, false) {
-                Placed::Queued => Reached::Queue,
-                placed => Reached::Link(Arc::clone(link), placed),
-            }
-        });
-        let (link, placed) = match reached {
-            Some(Reached::Queue) => return Ok(()),
-            Some(Reached::Link(link, placed)) => (link, placed),
-            Some(Reached::OtherType) => return Err(error::writing_unsupported()),
-            Some(Reached::OlderThanWriting) => {
-                return Err(self.why_nobody_writes().unwrap_or_else(|| error::older_than_writing(addr)));
-            }
-            Some(Reached::Nobody) | None => {
-                return Err(self.why_nobody_writes().unwrap_or_else(|| error::not_connected(addr)));
-            }
-        };
-        let Some(outbox) = link.outbox().and_then(typed::<M>) else { unreachable!("seen under the lock") };
-        match outbox.follow_up(placed, item) {
-            Ok(Queued::Expected) => Ok(()),
-            Ok(Queued::First) => {
-                lifecycle::start_writer(self, &link);
-                Ok(())
-            }
-            Err(PushError::Full) => Err(error::queue_full(addr, outbox.settings().depth)),
-            Err(PushError::Closed) => Err(error::writer_gone(addr)),
-        }
-    }
-
-    /// Queues a clone of a message for every peer; tells which peers do not get it, and why.
-    pub(crate) fn send_to_all<M: Clone + Send + 'static>(
-        self: &Arc<Self>,
-        message: &M,
-        mut skipped: impl FnMut(SocketAddr, &'static str),
-    ) -> io::Result<()> {
-        if let Some(error) = self.why_nobody_writes() {
-            return Err(error);
-        }
-        for (addr, link) in self.registry.all() {
-            let Some(outbox) = link.outbox() else {
-                skipped(addr, "Writing was enabled after this connection was set up");
-                continue;
-            };
-            match typed::<M>(outbox).ok_or_else(error::writing_unsupported)?.push(message.clone(), None) {
-                Ok(Queued::Expected) => {}
-                Ok(Queued::First) => lifecycle::start_writer(self, &link),
-                Err(PushError::Full) => skipped(addr, "its queue is full"),
-                Err(PushError::Closed) => skipped(addr, "the connection is ending"),
-            }
-        }
-        Ok(())
-    }
-
-    /// The error of a send that does not depend on the peer.
-    fn why_nobody_writes(&self) -> Option<io::Error> {
-        // Asked in this order: a shutdown closes the registry before it takes the hooks.
-        let is_enabled = self.hooks.is_writing_enabled();
-        match (is_enabled, self.registry.is_closed()) {
-            (true, _) => None,
-            (false, true) => Some(error::no_peers_after_shutdown()),
-            (false, false) => Some(error::writing_unsupported()),
-        }
-    }
-}
-
-/// How far a message has got under the registry's lock. What is to be dropped, woken or encoded waits for its release.
-enum Reached<M> {
-    /// It is queued, and that is all.
-    Queue,
-    /// The rest is to be done.
-    Link(Arc<Link>, Placed<M>),
-    /// The connection is not the one that the sender means.
-    Nobody,
-    /// The connection has no outbox.
-    OlderThanWriting,
-    /// Writing was enabled with another type of messages.
-    OtherType,
-}
-
-/// The messages of Writing must be of the type that is being sent.
-fn typed<M: Send + 'static>(outbox: &dyn AnyOutbox) -> Option<&Outbox<M>> {
-    (outbox as &dyn Any).downcast_ref()
 }
 
 impl fmt::Debug for Kernel {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpSocket;
-use tracing::{Span, debug, field::display};
+use tracing::Span;
 
 use crate::{
     config::Config, connection::ConnectionInfo, error, heuristics::Heuristics, kernel::Kernel, lifecycle, stats::Stats,
@@ -74,12 +74,7 @@ impl Node {
     /// Nothing happens before the first poll, and everything in it.
     #[expect(clippy::unused_async, reason = "the API line has it async")]
     pub async fn toggle_listener(&self) -> io::Result<Option<SocketAddr>> {
-        let toggled = self.0.listener.toggle(&self.0);
-        if let Err(error) = &toggled {
-            let addr = self.0.config.listener_addr.map(display);
-            debug!(parent: &self.0.span, addr, %error, "could not listen");
-        }
-        toggled
+        lifecycle::toggle_listener(&self.0)
     }
 
     /// Returns the address that the node listens at.

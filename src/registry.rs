@@ -21,7 +21,12 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use tokio::sync::Notify;
 
 use self::waiting::{Account, tell};
-use crate::{addr_hash::AddrHash, connection::DisconnectOrigin, host::Host, sync::Mutex};
+use crate::{
+    addr_hash::AddrHash,
+    connection::{ConnId, DisconnectOrigin},
+    host::Host,
+    sync::Mutex,
+};
 
 mod rights;
 pub(crate) mod waiting;
@@ -59,11 +64,20 @@ pub(crate) struct Counts {
     pub(crate) live: usize,
 }
 
-/// The state of an address that is not vacant.
+/// An address that is not vacant.
 #[derive(Debug)]
-enum Slot<C> {
-    /// Being set up by whoever has the reservation with this number.
-    Connecting(u64),
+struct Slot<C> {
+    /// Whose it is; later ones at the same address have others.
+    id: ConnId,
+    /// How far its connection is.
+    phase: Phase<C>,
+}
+
+/// The phases of a connection's life.
+#[derive(Debug)]
+enum Phase<C> {
+    /// Being set up by whoever has the reservation.
+    Connecting,
     /// In use.
     Live(Arc<C>),
     /// In use, but the peer has closed its side: it will soon be claimed.
@@ -82,8 +96,6 @@ struct State<C> {
     per_ip: HashMap<Host, Account, AddrHash>,
     /// How many slots there are of each kind.
     counts: Counts,
-    /// The number of the next reservation.
-    next_reservation: u64,
 }
 
 /// The connections of one node, `C` being the shared part of one.
@@ -99,13 +111,8 @@ pub(crate) struct Registry<C> {
 
 impl<C> Registry<C> {
     pub(crate) fn new(limits: SlotLimits) -> Self {
-        let state = State {
-            closed: false,
-            slots: HashMap::default(),
-            per_ip: HashMap::default(),
-            counts: Counts::default(),
-            next_reservation: 0,
-        };
+        let state =
+            State { closed: false, slots: HashMap::default(), per_ip: HashMap::default(), counts: Counts::default() };
         Self { limits, state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -115,8 +122,8 @@ impl<C> Registry<C> {
         let state = self.state.lock();
         match state.slots.get(&addr) {
             _ if state.closed => Err(Refusal::Closed),
-            Some(Slot::Live(_) | Slot::Draining(_) | Slot::Closing(_)) => Err(Refusal::Occupied),
-            Some(Slot::Connecting(_)) | None => Ok(()),
+            Some(slot) if slot.phase.connection().is_some() => Err(Refusal::Occupied),
+            _ => Ok(()),
         }
     }
 
@@ -126,62 +133,55 @@ impl<C> Registry<C> {
         if let Some(refusal) = state.refusal(addr, self.limits) {
             return Err(refusal);
         }
-        let number = state.next_reservation;
-        state.next_reservation += 1;
-        state.slots.insert(addr, Slot::Connecting(number));
+        let id = ConnId::new();
+        state.slots.insert(addr, Slot { id, phase: Phase::Connecting });
         state.per_ip.entry(Host::of(addr)).or_default().slots += 1;
         state.counts.pending += 1;
         drop(state);
-        Ok(Reservation { registry: Arc::clone(self), addr, number })
+        Ok(Reservation { registry: Arc::clone(self), addr, id })
     }
 
     /// Whether the address has a connection whose end has not been claimed.
     pub(crate) fn is_claimable(&self, addr: SocketAddr) -> bool {
         let state = self.state.lock();
         // Closing claims all.
-        !state.closed && matches!(state.slots.get(&addr), Some(Slot::Live(_) | Slot::Draining(_)))
+        !state.closed && state.slots.get(&addr).is_some_and(|slot| slot.phase.is_claimable())
     }
 
     /// Returns the addresses of the live and closing connections.
     pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
         let state = self.state.lock();
         let mut addrs = Vec::with_capacity(state.counts.live);
-        addrs
-            .extend(state.slots.iter().filter(|(_, slot)| !matches!(slot, Slot::Connecting(_))).map(|(addr, _)| *addr));
+        addrs.extend(state.slots.iter().filter(|(_, slot)| slot.phase.connection().is_some()).map(|(addr, _)| *addr));
         addrs
     }
 
-    /// Claims the end of the live connection at the address, or, with `which`, only of that very connection.
+    /// Claims the end of the connection, if it is live at the address.
     pub(crate) fn claim(
         self: &Arc<Self>,
         addr: SocketAddr,
-        which: Option<*const C>,
+        id: ConnId,
         origin: DisconnectOrigin,
     ) -> Option<Teardown<C>> {
         let mut state = self.state.lock();
         let State { slots, per_ip, .. } = &mut *state;
-        let slot = slots.get_mut(&addr)?;
-        let (Slot::Live(connection) | Slot::Draining(connection)) = slot else { return None };
-        if which.is_some_and(|which| which != Arc::as_ptr(connection)) {
-            return None;
-        }
-        let connection = Arc::clone(connection);
-        let waiting = slot.begin_end(addr, per_ip, Slot::Closing(Arc::clone(&connection)));
+        let slot = slots.get_mut(&addr).filter(|slot| slot.id == id && slot.phase.is_claimable())?;
+        let connection = Arc::clone(slot.phase.connection()?);
+        let waiting = slot.begin_end(addr, per_ip, Phase::Closing(Arc::clone(&connection)));
         drop(state);
         tell(waiting);
-        Some(Teardown { registry: Arc::clone(self), addr, connection, origin })
+        Some(Teardown { registry: Arc::clone(self), addr, id, connection, origin })
     }
 
-    /// Notes that the peer of a live connection has closed its side, if `is_own` says that the connection is the caller's.
-    pub(crate) fn end_of_stream(&self, addr: SocketAddr, is_own: impl FnOnce(&C) -> bool) {
+    /// Notes that the peer of the connection has closed its side, if it is live at the address.
+    pub(crate) fn end_of_stream(&self, addr: SocketAddr, id: ConnId) {
         let mut state = self.state.lock();
         let State { slots, per_ip, .. } = &mut *state;
-        if let Some(slot) = slots.get_mut(&addr)
-            && let Slot::Live(connection) = slot
-            && is_own(connection)
+        if let Some(slot) = slots.get_mut(&addr).filter(|slot| slot.id == id)
+            && let Phase::Live(connection) = &slot.phase
         {
             let connection = Arc::clone(connection);
-            let waiting = slot.begin_end(addr, per_ip, Slot::Draining(connection));
+            let waiting = slot.begin_end(addr, per_ip, Phase::Draining(connection));
             drop(state);
             tell(waiting);
         }
@@ -194,25 +194,25 @@ impl<C> Registry<C> {
         state.closed = true;
         let State { slots, per_ip, counts, .. } = &mut *state;
         slots.retain(|addr, slot| {
-            match slot {
-                Slot::Connecting(_) => {
+            match &slot.phase {
+                Phase::Connecting => {
                     counts.pending -= 1;
                     _ = slot.discharge(*addr, per_ip);
                     return false;
                 }
-                Slot::Live(connection) | Slot::Draining(connection) => {
+                Phase::Live(connection) | Phase::Draining(connection) => {
                     let connection = Arc::clone(connection);
-                    _ = slot.begin_end(*addr, per_ip, Slot::Closing(Arc::clone(&connection)));
-                    claimed.push((*addr, connection));
+                    _ = slot.begin_end(*addr, per_ip, Phase::Closing(Arc::clone(&connection)));
+                    claimed.push((*addr, slot.id, connection));
                 }
-                Slot::Closing(_) => {}
+                Phase::Closing(_) => {}
             }
             true
         });
         drop(state);
         self.changed.notify_waiters();
         let origin = DisconnectOrigin::Shutdown;
-        let teardown = |(addr, connection)| Teardown { registry: Arc::clone(self), addr, connection, origin };
+        let teardown = |(addr, id, connection)| Teardown { registry: Arc::clone(self), addr, id, connection, origin };
         claimed.into_iter().map(teardown).collect()
     }
 
@@ -225,23 +225,14 @@ impl<C> Registry<C> {
         drop(state);
         drop(accounts);
         self.changed.notify_waiters();
-        let connection = |slot| match slot {
-            Slot::Connecting(_) => None,
-            Slot::Live(connection) | Slot::Draining(connection) | Slot::Closing(connection) => Some(connection),
-        };
-        slots.into_values().filter_map(connection).collect()
+        slots.into_values().filter_map(|slot| slot.phase.connection().cloned()).collect()
     }
 
     /// Runs a few instructions on the live or closing connection at the address: under the lock, so neither code of users
     /// nor anything that waits for more than the lock of an outbox.
     #[inline]
     pub(crate) fn visit<R>(&self, addr: SocketAddr, visitor: impl FnOnce(&Arc<C>) -> R) -> Option<R> {
-        match self.state.lock().slots.get(&addr)? {
-            Slot::Connecting(_) => None,
-            Slot::Live(connection) | Slot::Draining(connection) | Slot::Closing(connection) => {
-                Some(visitor(connection))
-            }
-        }
+        self.state.lock().slots.get(&addr)?.phase.connection().map(visitor)
     }
 
     /// Returns the live and closing connections.
@@ -249,7 +240,7 @@ impl<C> Registry<C> {
         let state = self.state.lock();
         let mut all = Vec::with_capacity(state.counts.live);
         for (addr, slot) in &state.slots {
-            if let Slot::Live(connection) | Slot::Draining(connection) | Slot::Closing(connection) = slot {
+            if let Some(connection) = slot.phase.connection() {
                 all.push((*addr, Arc::clone(connection)));
             }
         }
@@ -257,7 +248,7 @@ impl<C> Registry<C> {
     }
 
     pub(crate) fn is_connecting(&self, addr: SocketAddr) -> bool {
-        matches!(self.state.lock().slots.get(&addr), Some(Slot::Connecting(_)))
+        matches!(self.state.lock().slots.get(&addr), Some(Slot { phase: Phase::Connecting, .. }))
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -278,17 +269,17 @@ impl<C> Registry<C> {
         &self.changed
     }
 
-    /// Makes the address vacant if `is_own` says that its slot is the caller's.
-    fn release(&self, addr: SocketAddr, is_own: impl FnOnce(&Slot<C>) -> bool) {
+    /// Makes the address vacant if its slot is the connection's, in the phase that the caller's right is to.
+    fn release(&self, addr: SocketAddr, id: ConnId, is_phase: fn(&Phase<C>) -> bool) {
         let mut state = self.state.lock();
         let State { closed, slots, per_ip, counts, .. } = &mut *state;
-        if !slots.get(&addr).is_some_and(is_own) {
+        if !slots.get(&addr).is_some_and(|slot| slot.id == id && is_phase(&slot.phase)) {
             return;
         }
         let Some(released) = slots.remove(&addr) else { return };
-        match released {
-            Slot::Connecting(_) => counts.pending -= 1,
-            Slot::Live(_) | Slot::Draining(_) | Slot::Closing(_) => counts.live -= 1,
+        match released.phase {
+            Phase::Connecting => counts.pending -= 1,
+            Phase::Live(_) | Phase::Draining(_) | Phase::Closing(_) => counts.live -= 1,
         }
         let waiting = released.discharge(addr, per_ip);
         let drained = *closed && slots.is_empty();
@@ -304,7 +295,7 @@ impl<C> Registry<C> {
     #[cfg(test)]
     pub(crate) fn assert_conserved(&self) {
         let state = self.state.lock();
-        let pending = state.slots.values().filter(|slot| matches!(slot, Slot::Connecting(_))).count();
+        let pending = state.slots.values().filter(|slot| slot.phase.connection().is_none()).count();
         assert_eq!(state.counts, Counts { pending, live: state.slots.len() - pending });
         let mut per_ip = HashMap::<_, _, AddrHash>::default();
         for (addr, slot) in &state.slots {
@@ -340,20 +331,35 @@ impl<C> State<C> {
     }
 }
 
-impl<C> Slot<C> {
-    fn is_ending(&self) -> bool {
-        matches!(self, Self::Draining(_) | Self::Closing(_))
+impl<C> Phase<C> {
+    /// The live or closing connection.
+    #[inline]
+    fn connection(&self) -> Option<&Arc<C>> {
+        match self {
+            Self::Connecting => None,
+            Self::Live(connection) | Self::Draining(connection) | Self::Closing(connection) => Some(connection),
+        }
     }
 
-    /// Goes on to a state of the end; returns who waits for that.
+    fn is_claimable(&self) -> bool {
+        matches!(self, Self::Live(_) | Self::Draining(_))
+    }
+}
+
+impl<C> Slot<C> {
+    fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Draining(_) | Phase::Closing(_))
+    }
+
+    /// Goes on to a phase of the end; returns who waits for that.
     fn begin_end(
         &mut self,
         addr: SocketAddr,
         per_ip: &mut HashMap<Host, Account, AddrHash>,
-        next: Self,
+        next: Phase<C>,
     ) -> Option<Arc<Notify>> {
         let was_ending = self.is_ending();
-        *self = next;
+        self.phase = next;
         let account = per_ip.get_mut(&Host::of(addr)).filter(|_| !was_ending)?;
         account.ending += 1;
         account.waiting.clone()
@@ -370,10 +376,6 @@ impl<C> Slot<C> {
             per_ip.remove(&ip);
         }
         waiting
-    }
-
-    fn is_reserved_as(&self, number: u64) -> bool {
-        matches!(self, Self::Connecting(own) if *own == number)
     }
 }
 

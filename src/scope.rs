@@ -11,6 +11,8 @@ use std::{
     task::{Context, Poll},
 };
 
+use crate::connection::ConnId;
+
 /// How many nested hooks are told apart: a hook of one node that polls a hook of another, and so on.
 const MAX_DEPTH: usize = 8;
 
@@ -20,7 +22,7 @@ pub(crate) struct Scope {
     /// Identifies the node.
     pub(crate) node: usize,
     /// The identity and the peer of the connection whose counted task this is, if it is one.
-    pub(crate) connection: Option<(usize, SocketAddr)>,
+    pub(crate) connection: Option<(ConnId, SocketAddr)>,
 }
 
 /// Fills the places that are not used.
@@ -69,23 +71,23 @@ pub(crate) fn is_inside_node(node: usize) -> bool {
 }
 
 /// Whether the caller is polled by a counted task of the connection.
-pub(crate) fn is_inside_task_of(connection: usize) -> bool {
-    any(|scope| scope.connection.is_some_and(|(identity, _)| identity == connection))
+pub(crate) fn is_inside_task_of(connection: ConnId) -> bool {
+    any(|scope| scope.connection.is_some_and(|(id, _)| id == connection))
 }
 
 /// The identity of the connection with this peer whose task polls the caller. That is the only one that the address means
 /// there: the connection may have ended, and another one may have the address now.
 #[inline]
-pub(crate) fn connection_with(node: usize, peer: SocketAddr) -> Option<usize> {
+pub(crate) fn connection_with(node: usize, peer: SocketAddr) -> Option<ConnId> {
     // Most senders are in no hook, and every send asks.
     if DEPTH.get() == 0 { None } else { innermost_with(node, peer) }
 }
 
-fn innermost_with(node: usize, peer: SocketAddr) -> Option<usize> {
+fn innermost_with(node: usize, peer: SocketAddr) -> Option<ConnId> {
     let own = |scope: &&Scope| scope.node == node && scope.connection.is_some_and(|(_, addr)| addr == peer);
     SCOPES.with_borrow(|scopes| {
         let scope = scopes[..DEPTH.get().min(MAX_DEPTH)].iter().rev().find(own)?;
-        scope.connection.map(|(identity, _)| identity)
+        scope.connection.map(|(id, _)| id)
     })
 }
 
@@ -185,15 +187,16 @@ mod tests {
     #[test]
     fn a_poll_is_inside_all_the_scopes_that_poll_it_and_no_others() {
         let peer = SocketAddr::from(([10, 0, 0, 1], 1));
+        let own = ConnId::new();
         let inner = Scoped::new(
             hook(2),
             Box::pin(async move {
                 let known = (connection_with(1, peer), connection_with(2, peer));
-                (is_inside_node(1), is_inside_node(2), is_inside_node(3), is_inside_task_of(7), known)
+                (is_inside_node(1), is_inside_node(2), is_inside_node(3), is_inside_task_of(own), known)
             }),
         );
-        let outer = Scoped::new(Scope { node: 1, connection: Some((7, peer)) }, Box::pin(inner));
-        assert_eq!(outer.now_or_never(), Some((true, true, false, true, (Some(7), None))));
+        let outer = Scoped::new(Scope { node: 1, connection: Some((own, peer)) }, Box::pin(inner));
+        assert_eq!(outer.now_or_never(), Some((true, true, false, true, (Some(own), None))));
         assert!(!is_inside_node(1));
         assert_eq!(connection_with(1, peer), None);
     }

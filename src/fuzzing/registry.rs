@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 
 use super::input::Input;
 use crate::{
-    connection::DisconnectOrigin,
+    connection::{ConnId, DisconnectOrigin},
     host::Host,
     registry::{
         Counts, Refusal, Registry, Reservation, SlotLimits, Teardown,
@@ -112,8 +112,8 @@ struct Walk<'a> {
     teardowns: Vec<(SocketAddr, u64, Teardown<Fake>)>,
     /// Who waits, and whether there is something to be told.
     places: Vec<(SocketAddr, Place<Fake>, bool)>,
-    /// Every connection that ever went live, so that the dead are still at hand.
-    connections: HashMap<u64, (SocketAddr, Arc<Fake>)>,
+    /// Every connection that ever went live, the dead among them.
+    connections: HashMap<u64, (SocketAddr, ConnId, Arc<Fake>)>,
     next: u64,
 }
 
@@ -240,8 +240,8 @@ impl Walk<'_> {
 
     /// The peer of one certain connection, which may have died long ago, closes its side.
     fn end_stream(&mut self) {
-        let Some((number, addr, connection)) = self.any_connection() else { return };
-        self.registry.end_of_stream(addr, |other| std::ptr::eq(other, Arc::as_ptr(&connection)));
+        let Some((number, addr, id)) = self.any_connection() else { return };
+        self.registry.end_of_stream(addr, id);
         if self.model.slots.get(&addr) == Some(&Phase::Live(number)) {
             self.model.slots.insert(addr, Phase::Draining(number));
             self.tell(addr);
@@ -266,40 +266,40 @@ impl Walk<'_> {
 
     fn establish(&mut self) {
         let Some(reservation) = self.take_reservation() else { return };
-        let (addr, number) = (reservation.addr(), self.next);
+        let (addr, id, number) = (reservation.addr(), reservation.id(), self.next);
         self.next += 1;
         let connection = Arc::new(Fake(number));
         let result = reservation.establish(Arc::clone(&connection));
         assert_eq!(result, if self.model.closed { Err(Refusal::Closed) } else { Ok(()) }, "establish {addr}");
-        self.connections.insert(number, (addr, connection));
+        self.connections.insert(number, (addr, id, connection));
         if result.is_ok() {
             self.model.slots.insert(addr, Phase::Live(number));
         }
     }
 
+    /// Claims whatever is live at an address.
     fn claim_any(&mut self) {
         let addr = self.addr();
-        let claim = self.registry.claim(addr, None, DisconnectOrigin::User);
-        let live = match self.model.slots.get(&addr) {
-            Some(Phase::Live(number) | Phase::Draining(number)) => Some(*number),
-            _ => None,
-        };
-        assert_eq!(claim.as_ref().map(|claim| claim.connection().0), live, "claim {addr}");
-        if let (Some(claim), Some(number)) = (claim, live) {
+        let (Some(Phase::Live(number)) | Some(Phase::Draining(number))) = self.model.slots.get(&addr) else { return };
+        let number = *number;
+        let (_, id, _) = self.connections[&number];
+        let claim = self.registry.claim(addr, id, DisconnectOrigin::User);
+        assert_eq!(claim.as_ref().map(|claim| claim.connection().0), Some(number), "claim {addr}");
+        if let Some(claim) = claim {
             self.keep_claim(addr, number, claim, DisconnectOrigin::User);
         }
     }
 
-    fn any_connection(&mut self) -> Option<(u64, SocketAddr, Arc<Fake>)> {
+    fn any_connection(&mut self) -> Option<(u64, SocketAddr, ConnId)> {
         let range = usize::try_from(self.next).unwrap_or(usize::MAX).clamp(1, 256);
         let number = self.next.saturating_sub(1 + self.input.below(range) as u64);
-        self.connections.get(&number).map(|(addr, connection)| (number, *addr, Arc::clone(connection)))
+        self.connections.get(&number).map(|&(addr, id, _)| (number, addr, id))
     }
 
     /// Claims one certain connection, which may have died long ago and have a successor at its address.
     fn claim_one(&mut self) {
-        let Some((number, addr, connection)) = self.any_connection() else { return };
-        let claim = self.registry.claim(addr, Some(Arc::as_ptr(&connection)), DisconnectOrigin::Reading);
+        let Some((number, addr, id)) = self.any_connection() else { return };
+        let claim = self.registry.claim(addr, id, DisconnectOrigin::Reading);
         let phase = self.model.slots.get(&addr);
         let is_live = phase == Some(&Phase::Live(number)) || phase == Some(&Phase::Draining(number));
         assert_eq!(claim.is_some(), is_live, "claim {number} at {addr}");
@@ -410,7 +410,7 @@ impl Walk<'_> {
 
     /// Each connection is held by its slot and by the claim of its end, and by nothing else.
     fn check_owners(&self) {
-        for (number, (_, connection)) in &self.connections {
+        for (number, (_, _, connection)) in &self.connections {
             let is_listed = |phase: &&Phase| matches!(phase, Phase::Live(own) | Phase::Draining(own) | Phase::Closing(own) if own == number);
             let slots = self.model.slots.values().filter(is_listed).count();
             let claims = self.teardowns.iter().filter(|(_, own, _)| own == number).count();

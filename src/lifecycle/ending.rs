@@ -18,7 +18,7 @@ use super::{
     report_panic, spawn_counted,
 };
 use crate::{
-    connection::DisconnectOrigin,
+    connection::{ConnectionInfo, DisconnectOrigin},
     framing::write::FailedWrite,
     hooks::OnDisconnectHook,
     kernel::Kernel,
@@ -35,32 +35,32 @@ pub(crate) async fn disconnect(kernel: &Arc<Kernel>, addr: SocketAddr) -> bool {
         return false;
     }
     let Some(link) = kernel.connection_at(addr) else { return false };
+    let (runtime, info) = (link.runtime().clone(), link.info().clone());
+    drop(link);
     if Handle::try_current().is_err() {
-        if let Some(runtime) = first_driven([link.runtime().clone()]) {
+        if let Some(runtime) = first_driven([runtime]) {
             // Timers come after the claim: a runtime that goes away has cut an ending short that is this call's.
-            return WithRuntime::new(runtime, Box::pin(end_by_user(kernel, link))).await.unwrap_or(true);
+            return WithRuntime::new(runtime, Box::pin(end_by_user(kernel, info))).await.unwrap_or(true);
         }
-        return claim_by_user(kernel, link).map(|claim| cut_short(kernel, claim)).is_some();
+        return claim_by_user(kernel, &info).map(|claim| cut_short(kernel, claim)).is_some();
     }
     // Boxed: most calls of a hook that goes through all addresses find nothing to do.
-    if scope::is_deep() { Box::pin(hand_over(kernel, link)).await } else { Box::pin(end_by_user(kernel, link)).await }
+    if scope::is_deep() { Box::pin(hand_over(kernel, info)).await } else { Box::pin(end_by_user(kernel, info)).await }
 }
 
 /// Claims and runs an ending, in place.
-async fn end_by_user(kernel: &Arc<Kernel>, link: Arc<Link>) -> bool {
-    let Some(claim) = claim_by_user(kernel, link) else { return false };
-    let info = claim.connection().info().clone();
+async fn end_by_user(kernel: &Arc<Kernel>, info: ConnectionInfo) -> bool {
+    let Some(claim) = claim_by_user(kernel, &info) else { return false };
     tear_down(kernel, claim, None).await;
     // A hook of this connection that called us has been told to stop too, and would be dropped at this await.
-    if !scope::is_inside_task_of(info.identity()) {
+    if !scope::is_inside_task_of(info.id()) {
         info.tasks().wait_for_all(MAX_STOP_TIME).await;
     }
     true
 }
 
-fn claim_by_user(kernel: &Arc<Kernel>, link: Arc<Link>) -> Option<Teardown<Link>> {
-    // The link is dropped after the claim: a successor's could get the same allocation, and be taken for this one.
-    kernel.registry.claim(link.info().addr(), Some(Arc::as_ptr(&link)), DisconnectOrigin::User)
+fn claim_by_user(kernel: &Kernel, info: &ConnectionInfo) -> Option<Teardown<Link>> {
+    kernel.registry.claim(info.addr(), info.id(), DisconnectOrigin::User)
 }
 
 /// Lets a task claim and run an ending: each ending that a hook of another one begins nests in it, on one stack. The task is
@@ -68,11 +68,11 @@ fn claim_by_user(kernel: &Arc<Kernel>, link: Arc<Link>) -> Option<Teardown<Link>
 ///
 /// # Cancel safety
 /// Dropping it stops the task, and with it the ending.
-async fn hand_over(kernel: &Arc<Kernel>, link: Arc<Link>) -> bool {
+async fn hand_over(kernel: &Arc<Kernel>, info: ConnectionInfo) -> bool {
     let (tell, told) = oneshot::channel();
     let own = Arc::clone(kernel);
     let ending = Box::pin(async move {
-        let has_ended = end_by_user(&own, link).await;
+        let has_ended = end_by_user(&own, info).await;
         let _caller_is_gone = tell.send(has_ended);
     });
     let _stopped_with_the_caller = AbortOnDrop(spawn_counted(kernel, None, Inheriting::new(ending)));

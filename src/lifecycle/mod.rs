@@ -25,16 +25,20 @@ use crate::{
     task::{Panicked, dispose},
 };
 
+mod accepting;
 mod ending;
 mod outside;
 #[cfg(all(test, pea2pea_schedules))]
 mod schedules;
+mod sending;
 mod setup;
 mod shutdown;
 mod tasks;
 
+pub(crate) use accepting::toggle_listener;
 pub(crate) use ending::disconnect;
-pub(crate) use setup::{accept, dial, start_writer};
+pub(crate) use sending::{send, send_to_all};
+pub(crate) use setup::dial;
 pub(crate) use shutdown::shut_down;
 
 /// How long an ending waits for the connection's, or the node's, stopped tasks to be dropped.
@@ -53,7 +57,7 @@ fn report_panic(kernel: &Kernel, hook: &'static str, info: &ConnectionInfo, pani
 }
 
 /// Spawns a task that `shut_down` waits for, and, if it belongs to a connection, the end of that connection too.
-pub(crate) fn spawn_counted(
+fn spawn_counted(
     kernel: &Arc<Kernel>,
     info: Option<ConnectionInfo>,
     task: impl Future<Output = ()> + Send + Unpin + 'static,
@@ -81,7 +85,7 @@ impl<F: Future<Output = ()> + Unpin> Future for Counted<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let connection = self.info.as_ref().map(|info| (info.identity(), info.addr()));
+        let connection = self.info.as_ref().map(|info| (info.id(), info.addr()));
         let scope = Scope { node: self.kernel.identity(), connection };
         let Some(task) = &mut self.task else { return Poll::Ready(()) };
         scope::poll_within(scope, || Pin::new(task).poll(cx))

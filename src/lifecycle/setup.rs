@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     runtime::Handle,
     sync::OwnedSemaphorePermit,
-    task::yield_now,
+    task::{AbortHandle, yield_now},
     time::timeout,
 };
 use tracing::{debug, error_span};
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     connection::{Connection, ConnectionInfo, ConnectionSide, DisconnectOrigin},
     error,
+    framing::write::Written,
     hooks::{HandshakeHook, HookSet, OnConnectHook, PreparedWriter},
     kernel::Kernel,
     link::{Dormant, DormantWriter, Link},
@@ -86,7 +87,7 @@ const MAX_WAIT_FOR_TURN: Duration = Duration::from_millis(25);
 const MAX_WAIT_FOR_RELEASE: Duration = Duration::from_secs(1);
 
 /// Sets an accepted connection up, in a task of its own.
-pub(crate) fn accept(kernel: &Arc<Kernel>, stream: TcpStream, addr: SocketAddr, permit: OwnedSemaphorePermit) {
+pub(super) fn accept(kernel: &Arc<Kernel>, stream: TcpStream, addr: SocketAddr, permit: OwnedSemaphorePermit) {
     match kernel.registry.reserve(addr) {
         Ok(reservation) => {
             spawn_counted(kernel, None, Box::pin(set_up_accepted(Arc::clone(kernel), reservation, stream, permit)));
@@ -190,12 +191,14 @@ async fn set_up(
 ) -> io::Result<()> {
     let addr = reservation.addr();
     let span = error_span!(parent: &kernel.span, "connection", %addr, peer = ?peer_side);
-    let mut connection = Connection::new(ConnectionInfo::new(addr, peer_side, span), stream);
-    let hooks = kernel.hooks.current();
+    let mut connection = Connection::new(ConnectionInfo::new(reservation.id(), addr, peer_side, span), stream);
+    let mut hooks = kernel.hooks.current();
     if let Some(handshake) = &hooks.handshake {
         connection = shake_hands(kernel, Arc::clone(handshake), connection).await?;
     }
-    go_live(kernel, reservation, hooks, connection)
+    let on_connect = hooks.on_connect.take();
+    go_live(kernel, reservation, || attach(kernel, &mut hooks, connection), |link| begin(kernel, on_connect, link))?;
+    Ok(())
 }
 
 async fn shake_hands(kernel: &Kernel, hook: Arc<dyn HandshakeHook>, connection: Connection) -> io::Result<Connection> {
@@ -211,27 +214,38 @@ async fn shake_hands(kernel: &Kernel, hook: Arc<dyn HandshakeHook>, connection: 
         Some(Err(panicked)) => Err(report_panic(kernel, "perform_handshake", &info, &panicked)),
         Some(Ok(result)) => {
             let connection = result?;
-            if connection.info().is_same(&info) { Ok(connection) } else { Err(error::foreign_connection(addr)) }
+            if connection.info().id() == info.id() { Ok(connection) } else { Err(error::foreign_connection(addr)) }
         }
     }
 }
 
-/// Attaches the protocols, establishes the connection and starts its tasks. Nothing here awaits: between the instant at
-/// which the connection is listed and the one at which its tasks and `on_connect` are scheduled, nothing can be cancelled.
-fn go_live(
-    kernel: &Arc<Kernel>,
+/// Makes a connection live: attaches its protocols, lists it, and begins its tasks. Nothing here awaits: between the instant
+/// at which it is listed and the one at which its tasks and `on_connect` are scheduled, nothing can be cancelled.
+pub(super) fn go_live(
+    kernel: &Kernel,
     reservation: Reservation<Link>,
-    mut hooks: HookSet,
-    connection: Connection,
-) -> io::Result<()> {
-    let info = connection.info().clone();
-    let (addr, own_side) = (info.addr(), !info.side());
-    // Whoever ends the node or, once it is listed, the connection waits for its tasks and the codecs, also for those that do
-    // not exist yet.
-    let _starting = (kernel.tasks.present(), info.tasks().present());
+    attach: impl FnOnce() -> io::Result<Arc<Link>>,
+    begin: impl FnOnce(&Arc<Link>),
+) -> io::Result<Arc<Link>> {
+    // Whoever ends the node waits for the codecs and the tasks, also for those that do not exist yet.
+    let _starting = kernel.tasks.present();
     if kernel.registry.is_closed() {
         return Err(error::shutting_down());
     }
+    let link = attach()?;
+    // So does, once it is listed, whoever ends the connection.
+    let info = link.info().clone();
+    let _starting_own = info.tasks().present();
+    reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
+    begin(&link);
+    debug!(parent: info.span(), "live");
+    Ok(link)
+}
+
+/// Calls the codecs, and gives each loop its half of the stream.
+fn attach(kernel: &Arc<Kernel>, hooks: &mut HookSet, connection: Connection) -> io::Result<Arc<Link>> {
+    let info = connection.info().clone();
+    let (addr, own_side) = (info.addr(), !info.side());
     let (read, write) = match connection.split() {
         Some((read, write)) => (Some(read), Some(write)),
         None if hooks.reading.is_some() || hooks.writing.is_some() => return Err(error::stream_not_returned(addr)),
@@ -254,27 +268,23 @@ fn go_live(
     };
     let mut dormant = Dormant { read, write, reader: None, writer };
     dormant.reader = reader.and_then(|run| dormant.read.take().map(|half| run(half, outbox.clone())));
-    let link = Arc::new(Link::new(info.clone(), outbox, is_wrapped, Handle::current(), dormant));
-    reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
+    Ok(Arc::new(Link::new(info, outbox, is_wrapped, Handle::current(), dormant)))
+}
 
-    let Some(hook) = hooks.on_connect.take() else {
-        start_reader(kernel, &link);
-        debug!(parent: info.span(), "live");
-        return Ok(());
-    };
+/// Begins `on_connect`, which starts the reader; without it, the reader.
+fn begin(kernel: &Arc<Kernel>, on_connect: Option<Arc<dyn OnConnectHook>>, link: &Arc<Link>) {
+    let Some(hook) = on_connect else { return start_reader(kernel, link) };
     link.start_on_connect(|| {
         let is_abortable = hook.is_abortable();
-        let ender = Ender::new(kernel, &link, DisconnectOrigin::OnConnectAbort);
-        let run = run_on_connect(hook, addr, Arc::clone(kernel), Arc::downgrade(&link));
+        let ender = Ender::new(kernel, link, DisconnectOrigin::OnConnectAbort);
+        let run = run_on_connect(hook, link.info().addr(), Arc::clone(kernel), Arc::downgrade(link));
         let task = LinkTask::new(run, ender, after_on_connect);
         if is_abortable {
-            return Some(spawn_counted(kernel, Some(info.clone()), task));
+            return Some(spawn_counted(kernel, Some(link.info().clone()), task));
         }
         Handle::current().spawn(Scoped::new(Scope { node: kernel.identity(), ..Scope::default() }, task));
         None
     });
-    debug!(parent: info.span(), "live");
-    Ok(())
 }
 
 /// Runs `on_connect`, after it has started the reader: a task that spawns one other wakes no other thread for it, while of
@@ -304,12 +314,22 @@ fn start_reader(kernel: &Arc<Kernel>, link: &Arc<Link>) {
 
 /// Starts the writer of a connection, for the first message that is sent: many connections never send one, and a task costs
 /// memory and time.
-pub(crate) fn start_writer(kernel: &Arc<Kernel>, link: &Arc<Link>) {
+pub(super) fn start_writer(kernel: &Arc<Kernel>, link: &Arc<Link>) {
+    start_writer_by(kernel, link, |task| {
+        let _context = link.runtime().enter();
+        spawn_counted(kernel, Some(link.info().clone()), task)
+    });
+}
+
+/// The same with the caller's way to spawn.
+pub(super) fn start_writer_by(
+    kernel: &Arc<Kernel>,
+    link: &Arc<Link>,
+    spawn: impl FnOnce(LinkTask<Written<WriteHalf>>) -> AbortHandle,
+) {
     // Whoever ends the connection meanwhile waits for a task that it cannot abort yet.
     let _starting = (kernel.tasks.present(), link.info().tasks().present());
     link.start_writer(|half, DormantWriter { run }| {
-        let ender = Ender::new(kernel, link, DisconnectOrigin::Writing);
-        let _context = link.runtime().enter();
-        spawn_counted(kernel, Some(link.info().clone()), LinkTask::new(run(half), ender, after_writing))
+        spawn(LinkTask::new(run(half), Ender::new(kernel, link, DisconnectOrigin::Writing), after_writing))
     });
 }

@@ -288,7 +288,7 @@ pub(super) fn after_on_connect(result: Result<(), Panicked>, link: Ender) -> Box
 pub(super) struct Ender {
     /// The node.
     kernel: Arc<Kernel>,
-    /// The weak reference keeps the allocation from being used for another link, so its address is an identity.
+    /// Until its end.
     link: Weak<Link>,
     /// What the connection is, also after its end.
     info: ConnectionInfo,
@@ -313,6 +313,6 @@ impl Ender {
 
     /// Claims the end of this very connection, never that of a successor at the same address.
     fn claim(&self) -> Option<Teardown<Link>> {
-        self.kernel.registry.claim(self.info.addr(), Some(self.link.as_ptr()), self.origin)
+        self.kernel.registry.claim(self.info.addr(), self.info.id(), self.origin)
     }
 }

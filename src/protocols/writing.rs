@@ -12,6 +12,7 @@ use crate::{
     connections::ConnectionSide,
     framing::write::Writer,
     hooks::{PreparedWriter, WritingHook},
+    lifecycle,
     meter::Meter,
     outbox::{Outbox, WriteSettings},
     task::bound,
@@ -125,7 +126,7 @@ where
     /// - `Unsupported`: `Writing` is not enabled on the node, or with another `Message` type.
     fn unicast(&self, addr: SocketAddr, message: Self::Message) -> io::Result<oneshot::Receiver<io::Result<()>>> {
         let (receipt, receiver) = oneshot::channel();
-        self.node().kernel().send(addr, message, Some(receipt))?;
+        lifecycle::send(self.node().kernel(), addr, message, Some(receipt))?;
         Ok(receiver)
     }
 
@@ -134,7 +135,7 @@ where
     /// # Errors
     /// As with `unicast`.
     fn unicast_fast(&self, addr: SocketAddr, message: Self::Message) -> io::Result<()> {
-        self.node().kernel().send(addr, message, None)
+        lifecycle::send(self.node().kernel(), addr, message, None)
     }
 
     /// Queues a clone of a message for every peer; peers whose queue is full, whose connection is ending, or whose
@@ -153,7 +154,7 @@ where
         Self::Message: Clone,
     {
         let kernel = self.node().kernel();
-        kernel.send_to_all(&message, |addr, reason| {
+        lifecycle::send_to_all(kernel, &message, |addr, reason| {
             debug!(parent: &kernel.span, %addr, reason, "skipped a peer in a broadcast");
         })
     }

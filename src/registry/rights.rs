@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Refusal, Registry, Slot, State};
-use crate::connection::DisconnectOrigin;
+use super::{Phase, Refusal, Registry, Slot, State};
+use crate::connection::{ConnId, DisconnectOrigin};
 
 /// The right to a slot whose connection is being set up; dropping it gives the slot back.
 #[derive(Debug)]
@@ -12,8 +12,8 @@ pub(crate) struct Reservation<C> {
     pub(super) registry: Arc<Registry<C>>,
     /// Whose slot it is.
     pub(super) addr: SocketAddr,
-    /// Tells this reservation's slot from a later one at the same address, after the registry voided this one.
-    pub(super) number: u64,
+    /// The connection that is set up.
+    pub(super) id: ConnId,
 }
 
 impl<C> Reservation<C> {
@@ -21,13 +21,17 @@ impl<C> Reservation<C> {
         self.addr
     }
 
+    pub(crate) fn id(&self) -> ConnId {
+        self.id
+    }
+
     /// Makes the connection live and visible, unless the registry was closed in the meantime.
     pub(crate) fn establish(self, connection: Arc<C>) -> Result<(), Refusal> {
         let mut state = self.registry.state.lock();
         let State { slots, counts, .. } = &mut *state;
         match slots.get_mut(&self.addr) {
-            Some(slot @ Slot::Connecting(_)) if slot.is_reserved_as(self.number) => {
-                *slot = Slot::Live(connection);
+            Some(Slot { id, phase: phase @ Phase::Connecting }) if *id == self.id => {
+                *phase = Phase::Live(connection);
                 counts.pending -= 1;
                 counts.live += 1;
                 drop(state);
@@ -46,7 +50,7 @@ impl<C> Reservation<C> {
 impl<C> Drop for Reservation<C> {
     fn drop(&mut self) {
         // After `establish` the slot is no longer `Connecting`, and this does nothing.
-        self.registry.release(self.addr, |slot| slot.is_reserved_as(self.number));
+        self.registry.release(self.addr, self.id, |phase| matches!(phase, Phase::Connecting));
     }
 }
 
@@ -57,7 +61,9 @@ pub(crate) struct Teardown<C> {
     pub(super) registry: Arc<Registry<C>>,
     /// Whose slot it is.
     pub(super) addr: SocketAddr,
-    /// The connection that ends, which tells its slot from a successor's.
+    /// Which connection ends.
+    pub(super) id: ConnId,
+    /// Its shared part.
     pub(super) connection: Arc<C>,
     /// What ended it.
     pub(super) origin: DisconnectOrigin,
@@ -79,9 +85,6 @@ impl<C> Teardown<C> {
 
 impl<C> Drop for Teardown<C> {
     fn drop(&mut self) {
-        self.registry.release(
-            self.addr,
-            |slot| matches!(slot, Slot::Closing(connection) if Arc::ptr_eq(connection, &self.connection)),
-        );
+        self.registry.release(self.addr, self.id, |phase| matches!(phase, Phase::Closing(_)));
     }
 }

@@ -1,6 +1,6 @@
 //! A reader that waits for room, a reader that finishes after a write has failed, and an ending that is handed to a task.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{future::poll_fn, io::ErrorKind, sync::Arc};
 
 use futures_util::FutureExt;
 use shuttle::{future::block_on, thread};
@@ -35,7 +35,7 @@ fn a_reader_that_waits_for_room_goes_on() {
             thread::spawn(move || {
                 let outbox = link.outbox().expect("made with one");
                 for number in 0..4 {
-                    let is_closed = stage.push(addr(1), (0, number), None) == Err(None);
+                    let is_closed = stage.push(addr(1), (0, number), None) == Err(ErrorKind::NotConnected);
                     let mut has_waited = false;
                     block_on(poll_fn(|cx| {
                         let room = outbox.poll_room(cx);
@@ -94,7 +94,7 @@ fn a_failed_write_waits_for_the_reader_and_no_longer() {
         let stage = Stage::new(1, 1, 1);
         let peer = Peer::new(Mood::Resetting);
         let reservation = stage.reserve(addr(1)).expect("there is room");
-        let link = stage.go_live_as(reservation, |addr| stage.link_with_reader(addr, &peer)).expect("open");
+        let link = stage.go_live_as(reservation, |id, addr| stage.link_with_reader(id, addr, &peer)).expect("open");
         let info = link.info().clone();
         let end_of_input = stage.end_of_input(&link);
         drop(link);

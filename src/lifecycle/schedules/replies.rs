@@ -1,6 +1,9 @@
 //! A reader that writes what `process_message` sends, in a race with other senders, the writer and the end.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    io::ErrorKind,
+    sync::{Arc, atomic::Ordering},
+};
 
 use shuttle::{future::block_on, thread};
 
@@ -10,10 +13,7 @@ use super::{
     stage::{Remains, Stage, addr},
     wire::{Mood, Peer, ReplyWire, give_way},
 };
-use crate::{
-    meter::Meter,
-    outbox::{Answering, PushError},
-};
+use crate::{meter::Meter, outbox::Answering};
 
 /// What `process_message` sends is written by the reader or by the writer, whoever else sends, stalls or ends the
 /// connection meanwhile: once each, in order, and before a graceful end is over.
@@ -48,8 +48,9 @@ fn replies_are_lost_by_no_end_and_overtake_nothing() {
                         };
                         match outcome {
                             Ok(receipt) => sent.push(((0, number), receipt)),
-                            Err(Some(PushError::Full)) => {}
-                            Err(Some(PushError::Closed) | None) => is_closed = true,
+                            Err(ErrorKind::QuotaExceeded) => {}
+                            Err(ErrorKind::BrokenPipe | ErrorKind::NotConnected) => is_closed = true,
+                            Err(error) => panic!("{error}"),
                         }
                         give_way();
                     }

@@ -1,7 +1,7 @@
 //! Senders that race with the writer and with the end of their connection.
 
 use std::{
-    io,
+    io::{self, ErrorKind},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +16,6 @@ use super::{
     stage::{Remains, SETTINGS, Stage, addr},
     wire::{Message, Mood, Peer, give_way},
 };
-use crate::outbox::PushError;
 
 /// One that has a receipt fills a batch; of those without, which are two bytes and weigh three, four begin before the half
 /// batch is full that the writer adds to its eight bytes.
@@ -46,7 +45,7 @@ impl Traffic {
         Self { stage: stage.clone(), peer: peer.clone(), accepted: Arc::default(), with_receipts }
     }
 
-    pub(super) fn send(&self, message: Message) -> Result<Option<Receiver<io::Result<()>>>, Option<PushError>> {
+    pub(super) fn send(&self, message: Message) -> Result<Option<Receiver<io::Result<()>>>, ErrorKind> {
         if self.with_receipts || message.1 % 2 == 0 {
             self.stage.send(addr(1), message).map(Some)
         } else {
@@ -68,11 +67,12 @@ impl Traffic {
                         sent.push(((sender, number), receipt));
                         break;
                     }
-                    Err(Some(PushError::Full)) => {
+                    Err(ErrorKind::QuotaExceeded) => {
                         refused += 1;
                         thread::yield_now();
                     }
-                    Err(Some(PushError::Closed) | None) => return (sent, refused),
+                    Err(ErrorKind::BrokenPipe | ErrorKind::NotConnected) => return (sent, refused),
+                    Err(error) => panic!("{error}"),
                 }
             }
         }
@@ -259,7 +259,7 @@ fn the_first_message_starts_the_one_writer_or_is_told_of_the_end() {
                 1 => block_on(end_of_input),
                 // As the drop of an ending does that was cancelled.
                 _ => {
-                    let claim = stage.kernel.registry.claim(addr(1), None, crate::DisconnectOrigin::User);
+                    let claim = stage.kernel.registry.claim(addr(1), link.info().id(), crate::DisconnectOrigin::User);
                     link.stop();
                     drop((claim, link));
                     super::drive();
@@ -338,7 +338,7 @@ fn a_receipt_that_resolves_has_freed_its_place_and_all_earlier_ones() {
         for number in 0..SETTINGS.depth {
             receipts.push(stage.send(addr(1), (3, number as u8)).expect("there is room"));
         }
-        assert_eq!(stage.send(addr(1), (4, 0)).err(), Some(Some(PushError::Full)));
+        assert_eq!(stage.send(addr(1), (4, 0)).err(), Some(ErrorKind::QuotaExceeded));
         PARKED.seen_if(true);
         peer.set_mood(Mood::Reading);
         for receipt in receipts {

@@ -1,9 +1,8 @@
 //! A node without sockets: what the scenes play on.
 
 use std::{
-    any::Any,
     future::{Future, pending, poll_fn},
-    io,
+    io::{self, ErrorKind},
     net::SocketAddr,
     pin::pin,
     sync::{
@@ -22,21 +21,24 @@ use tracing::Span;
 
 use super::{
     super::{
+        sending::send_by,
+        setup::{go_live, start_writer_by},
         shutdown::shut_down,
-        tasks::{Ender, LinkTask, after_reading, after_writing},
+        tasks::{Ender, after_reading},
     },
     below, drive,
     wire::{Message, PairEncoder, Peer},
 };
 use crate::{
+    ShuttingDown,
     config::Config,
-    connection::{ConnectionInfo, ConnectionSide, DisconnectOrigin},
+    connection::{ConnId, ConnectionInfo, ConnectionSide, DisconnectOrigin},
     framing::{read::ReadEnd, write::Writer},
-    hooks::OnDisconnectHook,
+    hooks::{OnDisconnectHook, PreparedWriter, WritingHook},
     kernel::Kernel,
     link::{Dormant, DormantWriter, Link},
     meter::Meter,
-    outbox::{Outbox, PushError, Queued, WriteSettings},
+    outbox::{Outbox, WriteSettings},
     press::Receipt,
     registry::{Counts, Refusal, Reservation},
     task::wait_until,
@@ -65,6 +67,15 @@ impl OnDisconnectHook for Endings {
         // threads, which are one thread of the OS. It may only be pending.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((addr, origin));
         Box::pin(shuttle::future::yield_now())
+    }
+}
+
+/// Says that Writing is enabled; the links of a stage are made without it.
+struct IsEnabled;
+
+impl WritingHook for IsEnabled {
+    fn prepare(&self, _: SocketAddr, _: ConnectionSide, _: Meter) -> PreparedWriter {
+        unreachable!("nothing is set up")
     }
 }
 
@@ -110,6 +121,7 @@ impl Stage {
         let (kernel, endings) = (Arc::new(Kernel::new(config)), Arc::default());
         let hook = Arc::clone(&endings) as Arc<dyn OnDisconnectHook>;
         kernel.hooks.enable("on_disconnect", hook, |set| &mut set.on_disconnect, || false);
+        kernel.hooks.enable("writing", Arc::new(IsEnabled) as Arc<dyn WritingHook>, |set| &mut set.writing, || false);
         Self { kernel, endings, writers: Arc::default(), encoded_by_senders: Arc::default() }
     }
 
@@ -128,18 +140,24 @@ impl Stage {
     }
 
     /// A link with a made-up stream and without hooks.
-    pub(super) fn link(&self, addr: SocketAddr, peer: &Peer) -> Arc<Link> {
-        self.link_with(addr, peer, None)
+    pub(super) fn link(&self, id: ConnId, addr: SocketAddr, peer: &Peer) -> Arc<Link> {
+        self.link_with(id, addr, peer, None)
     }
 
     /// The same with a reader that is not started: what it does is up to the scene.
-    pub(super) fn link_with_reader(&self, addr: SocketAddr, peer: &Peer) -> Arc<Link> {
-        self.link_with(addr, peer, Some(Box::pin(pending())))
+    pub(super) fn link_with_reader(&self, id: ConnId, addr: SocketAddr, peer: &Peer) -> Arc<Link> {
+        self.link_with(id, addr, peer, Some(Box::pin(pending())))
     }
 
-    fn link_with(&self, addr: SocketAddr, peer: &Peer, reader: Option<BoxFuture<'static, ReadEnd>>) -> Arc<Link> {
+    fn link_with(
+        &self,
+        id: ConnId,
+        addr: SocketAddr,
+        peer: &Peer,
+        reader: Option<BoxFuture<'static, ReadEnd>>,
+    ) -> Arc<Link> {
         let kernel = &self.kernel;
-        let info = ConnectionInfo::new(addr, ConnectionSide::Responder, Span::none());
+        let info = ConnectionInfo::new(id, addr, ConnectionSide::Responder, Span::none());
         let outbox = Arc::new(Outbox::<Message>::new(PairEncoder::new(&self.encoded_by_senders), &SETTINGS));
         let (queue, meter) = (Arc::clone(&outbox), Meter::new(Arc::clone(&kernel.traffic), info.clone()));
         let run = Box::new(move |half| Box::pin(Writer::new(half, queue, meter).run()) as _);
@@ -150,24 +168,23 @@ impl Stage {
         Arc::new(Link::new(info, Some(outbox), below(2) == 0, Handle::current(), dormant))
     }
 
-    /// What `go_live` does.
+    /// The end of a setup, with a made-up link.
     pub(super) fn go_live(&self, reservation: Reservation<Link>, peer: &Peer) -> Result<Arc<Link>, Refusal> {
-        self.go_live_as(reservation, |addr| self.link(addr, peer))
+        self.go_live_as(reservation, |id, addr| self.link(id, addr, peer))
     }
 
     /// The same with a link of the caller's making.
     pub(super) fn go_live_as(
         &self,
         reservation: Reservation<Link>,
-        make: impl FnOnce(SocketAddr) -> Arc<Link>,
+        make: impl FnOnce(ConnId, SocketAddr) -> Arc<Link>,
     ) -> Result<Arc<Link>, Refusal> {
-        let _starting = self.kernel.tasks.present();
-        let link = make(reservation.addr());
-        let info = link.info().clone();
-        let _starting_own = info.tasks().present();
-        reservation.establish(Arc::clone(&link))?;
-        self.check();
-        Ok(link)
+        let (id, addr) = (reservation.id(), reservation.addr());
+        let live = go_live(&self.kernel, reservation, || Ok(make(id, addr)), |_| self.check());
+        live.map_err(|error| {
+            assert!(error.get_ref().is_some_and(|inner| inner.is::<ShuttingDown>()), "{error}");
+            Refusal::Closed
+        })
     }
 
     /// A live connection, in a registry that has room for it.
@@ -176,45 +193,28 @@ impl Stage {
         link.unwrap_or_else(|refusal| panic!("refused: {refusal:?}"))
     }
 
-    /// What `Kernel::send` does for `unicast`; `None` if there is no connection.
-    pub(super) fn send(
-        &self,
-        addr: SocketAddr,
-        message: Message,
-    ) -> Result<Receiver<io::Result<()>>, Option<PushError>> {
+    /// `unicast`.
+    pub(super) fn send(&self, addr: SocketAddr, message: Message) -> Result<Receiver<io::Result<()>>, ErrorKind> {
         let (receipt, receiver) = oneshot::channel();
         self.push(addr, message, Some(receipt))?;
         Ok(receiver)
     }
 
-    /// What it does for `unicast_fast` too.
-    pub(super) fn push(
-        &self,
-        addr: SocketAddr,
-        message: Message,
-        receipt: Option<Receipt>,
-    ) -> Result<(), Option<PushError>> {
-        let link = self.kernel.connection_at(addr).ok_or(None)?;
-        let outbox = link.outbox().and_then(|outbox| (outbox as &dyn Any).downcast_ref::<Outbox<Message>>());
-        let Some(outbox) = outbox else { unreachable!("made with this outbox") };
-        if outbox.push(message, receipt)? == Queued::First {
-            self.start_writer(&link);
-        }
-        Ok(())
+    /// `unicast_fast` too.
+    pub(super) fn push(&self, addr: SocketAddr, message: Message, receipt: Option<Receipt>) -> Result<(), ErrorKind> {
+        send_by(&self.kernel, addr, message, receipt, |link| self.start_writer(link)).map_err(|error| error.kind())
     }
 
     fn start_writer(&self, link: &Arc<Link>) {
         let kernel = &self.kernel;
-        let _starting = (kernel.tasks.present(), link.info().tasks().present());
-        link.start_writer(|half, DormantWriter { run }| {
+        start_writer_by(kernel, link, |task| {
             self.writers.fetch_add(1, Ordering::Relaxed);
             kernel.tasks.enter();
             link.info().tasks().enter();
             let (alive, ended) = oneshot::channel();
             let counted = Counted { kernel: Arc::clone(kernel), info: link.info().clone(), _alive: alive };
-            let ender = Ender::new(kernel, link, DisconnectOrigin::Writing);
             let (abort, registration) = Abort::new_pair();
-            let task = Abortable::new(LinkTask::new(run(half), ender, after_writing), registration);
+            let task = Abortable::new(task, registration);
             drop(shuttle::future::spawn(async move {
                 let _counted = counted;
                 _ = task.await;

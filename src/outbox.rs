@@ -33,7 +33,7 @@ pub(crate) use {
 use crate::{
     press::{Batch, Item, Press, ReplyStream},
     scratch,
-    sync::{AtomicBool, Mutex, OnceLock, Ordering},
+    sync::{AtomicBool, Mutex, OnceLock},
     task::poll_yield,
 };
 
@@ -73,8 +73,6 @@ enum Activity {
     Replying,
     /// Writing a batch; it may be the reader that does.
     Writing,
-    /// Writing a batch behind which there was nothing: parked as soon as [`Outbox::is_last_flushed`].
-    WritingLast,
 }
 
 /// Whether messages are taken.
@@ -117,13 +115,8 @@ impl<M> State<M> {
     }
 
     /// Whether a graceful end has nothing to wait for.
-    fn is_flushed(&self, is_last_flushed: &AtomicBool) -> bool {
-        let is_writing = match self.writer {
-            Activity::Writing => true,
-            Activity::WritingLast => !is_last_flushed.load(Ordering::Acquire),
-            _ => false,
-        };
-        self.queue.is_empty() && self.swapped_out == 0 && !self.has_waiting_batch && !is_writing
+    fn is_flushed(&self) -> bool {
+        self.queue.is_empty() && self.swapped_out == 0 && !self.has_waiting_batch && self.writer != Activity::Writing
     }
 
     /// Puts what was not encoded back in front of what was queued in the meantime. This is where room appears: returns
@@ -153,8 +146,6 @@ fn wake(waiting: Option<Box<Waker>>) {
 pub(crate) enum Load {
     /// The batch has been filled.
     Batch,
-    /// The batch has been filled, and there is nothing behind it: see [`Outbox::park_after_last`].
-    LastBatch,
     /// The batch has been filled as far as that was possible in the time of a turn.
     SlowBatch,
     /// Nothing is left, and nothing will come.
@@ -215,11 +206,6 @@ pub(crate) struct Outbox<M> {
     waker: OnceLock<Waker>,
     /// Set when the writer is gone.
     writer_gone: AtomicBool,
-    /// Whether nothing has come for the writer since [`Activity::WritingLast`]. Set and cleared under the lock; the writer
-    /// reads it without, because whoever clears it wakes it afterwards.
-    is_last: AtomicBool,
-    /// Whether the batch of [`Activity::WritingLast`] is flushed; set by the writer alone.
-    is_last_flushed: AtomicBool,
     /// Whether the peer has taken bytes. Relaxed: a reader that sees it late waits for another eighth of a second.
     has_progress: AtomicBool,
     /// Whether the peer has not taken in time what was left to write.
@@ -248,8 +234,6 @@ impl<M: Send + 'static> Outbox<M> {
             state: Mutex::new(state),
             waker: OnceLock::new(),
             writer_gone: AtomicBool::new(false),
-            is_last: AtomicBool::new(false),
-            is_last_flushed: AtomicBool::new(false),
             has_progress: AtomicBool::new(false),
             is_overdue: AtomicBool::new(false),
         }
@@ -330,35 +314,10 @@ impl<M: Send + 'static> Outbox<M> {
             press.discard();
         } else {
             let waiting = state.put_back(press, self.half_depth());
-            let is_last = state.queue.is_empty()
-                && !state.has_waiting_batch
-                && !state.is_streaming
-                && state.intake == Intake::Open;
-            let mut surplus = None;
-            if is_last {
-                self.is_last.store(true, Ordering::Release);
-                self.is_last_flushed.store(false, Ordering::Relaxed);
-                state.has_been_full = false;
-                state.writer = Activity::WritingLast;
-                surplus = Self::take_surplus(&mut state);
-            }
             drop(state);
-            drop(surplus);
             wake(waiting);
-            if is_last {
-                return Poll::Ready(Load::LastBatch);
-            }
         }
         Poll::Ready(if is_turn_over { Load::SlowBatch } else { Load::Batch })
-    }
-
-    /// Parks the writer, which has flushed a [`Load::LastBatch`]; `false` if something has come for it meanwhile.
-    pub(crate) fn park_after_last(&self) -> bool {
-        let is_last = self.is_last.load(Ordering::Acquire);
-        if is_last {
-            self.is_last_flushed.store(true, Ordering::Release);
-        }
-        is_last
     }
 
     /// Takes out what an idle connection does not need, if there is any of it.

@@ -93,8 +93,6 @@ pub(crate) struct Writer<W: WriteStream, M: Send + 'static, O> {
     written: usize,
     /// Whether all of the batch has been written, flushed and reported.
     is_flushed: bool,
-    /// Whether there was nothing behind this batch.
-    is_last: bool,
     /// Runs while the peer keeps the batch waiting.
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether the runtime has been asked once more for room after the time was up.
@@ -120,7 +118,6 @@ where
             batch: Batch::default(),
             written: 0,
             is_flushed: true,
-            is_last: false,
             timer: None,
             looked_again: false,
             is_pardoned: false,
@@ -157,19 +154,12 @@ where
                     return poll_yield(cx);
                 }
             }
-            if std::mem::take(&mut self.is_last) {
-                self.batch.release_surplus();
-                if self.outbox.get().park_after_last() {
-                    return Poll::Pending;
-                }
-            }
             match ready!(self.outbox.get().poll_load(cx, &mut self.batch)) {
                 Load::Finished => return Poll::Ready(Ok(())),
                 load => {
                     self.written = 0;
                     self.is_flushed = false;
                     self.is_pardoned = false;
-                    self.is_last = load == Load::LastBatch;
                     is_turn_over = load == Load::SlowBatch;
                 }
             }

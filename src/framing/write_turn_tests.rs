@@ -116,7 +116,7 @@ fn what_comes_while_the_last_batch_waits_for_the_stream_is_found_behind_it() {
         assert!(outbox.push(Message::Bytes(vec![1]), None).is_ok());
         assert!(writing.poll().is_pending());
         came(&outbox);
-        assert!(writing.is_woken());
+        assert_eq!(writing.is_woken(), is_end, "a message is found behind the batch");
         // This poll uses up the wake-up, and the stream has no room yet.
         assert!(writing.poll().is_pending());
         is_open.store(true, Ordering::SeqCst);

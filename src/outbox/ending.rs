@@ -48,8 +48,7 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
             state.finished_at = Some(now);
         }
         let waiting = state.awaits_room.take();
-        let is_flushed = state.is_flushed(&self.is_last_flushed);
-        self.is_last.store(false, Ordering::Release);
+        let is_flushed = state.is_flushed();
         drop(state);
         self.wake_writer();
         wake(waiting);
@@ -58,8 +57,7 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
 
     fn abandon(&self) -> bool {
         let mut state = self.state.lock();
-        let is_flushed = state.is_flushed(&self.is_last_flushed);
-        self.is_last.store(false, Ordering::Release);
+        let is_flushed = state.is_flushed();
         state.intake = Intake::Abandoned;
         let queue = std::mem::take(&mut state.queue);
         let press = state.press.take();

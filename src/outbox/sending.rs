@@ -6,7 +6,6 @@ use super::{Activity, Intake, Outbox, replies, wake};
 use crate::{
     press::{Item, Press, Receipt},
     scratch,
-    sync::Ordering,
 };
 
 /// Why a message was not queued.
@@ -71,11 +70,7 @@ impl<M: Send + 'static> Outbox<M> {
             if !may_grow && state.queue.len() == state.queue.capacity() {
                 return Placed::NeedsRoom;
             }
-            let is_parked = match state.writer {
-                Activity::Parked | Activity::Replying => true,
-                Activity::WritingLast => self.is_last_flushed.load(Ordering::Acquire),
-                _ => false,
-            };
+            let is_parked = matches!(state.writer, Activity::Parked | Activity::Replying);
             let is_reply =
                 is_parked && item.as_ref().is_some_and(|item| item.receipt.is_none()) && self.is_answered_here();
             Self::append(&mut state.queue, item);
@@ -88,13 +83,10 @@ impl<M: Send + 'static> Outbox<M> {
                     return Placed::Queued;
                 }
                 Activity::Unborn => Placed::First,
-                Activity::Parked | Activity::Replying | Activity::HoldingBack | Activity::WritingLast => {
-                    Placed::Awaited
-                }
+                Activity::Parked | Activity::Replying | Activity::HoldingBack => Placed::Awaited,
                 _ => return Placed::Queued,
             };
             state.writer = Activity::Due;
-            self.is_last.store(false, Ordering::Release);
             return placed;
         }
         state.has_been_full = true;

@@ -9,8 +9,8 @@
 //! The writer is started by the first message and is woken outside of the lock, which may be taken under that of the
 //! registry, and never around it.
 
+mod crowding;
 mod ending;
-mod replies;
 mod sending;
 
 use std::{
@@ -25,13 +25,13 @@ use tokio::time::Instant;
 use tokio_util::codec::Encoder;
 
 pub(crate) use {
+    crowding::Processing,
     ending::MAX_FLUSH_TIME,
-    replies::{Answering, Signals},
     sending::{Placed, PushError, Queued},
 };
 
 use crate::{
-    press::{Batch, Item, Press, ReplyStream},
+    press::{Batch, Item, Press},
     scratch,
     sync::{AtomicBool, Mutex, OnceLock},
     task::poll_yield,
@@ -68,10 +68,7 @@ enum Activity {
     Lingering(u8),
     /// Leaving a small batch to grow, until the next message or for one turn.
     HoldingBack,
-    /// Parked, with messages that `process_message` has queued in a turn of the reader: that writes them at the end of its
-    /// turn, unless somebody else wakes the writer first.
-    Replying,
-    /// Writing a batch; it may be the reader that does.
+    /// Writing a batch.
     Writing,
 }
 
@@ -154,13 +151,6 @@ pub(crate) enum Load {
 
 /// An outbox whatever its messages are: what a reader, and the end of a connection, need of it.
 pub(crate) trait AnyOutbox: Any + Send + Sync {
-    /// Writes what [`Answering`] has kept from the writer, as far as the stream takes it at once; leaves the rest to the
-    /// writer.
-    fn write_replies(&self, stream: &dyn ReplyStream);
-
-    /// Leaves that to the writer.
-    fn hand_over_replies(&self);
-
     /// Ready when the queue is less than half full, or takes no more messages; one task waits for it.
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()>;
 

@@ -55,18 +55,6 @@ impl WriteError {
     }
 }
 
-/// Where replies are written.
-pub(crate) trait ReplyStream {
-    /// Writes as much as is taken at once; `WouldBlock` if that is nothing.
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
-
-    /// Told of messages before they are handed to the OS.
-    fn sent(&self, messages: usize, bytes: usize);
-
-    /// Told that the OS has not taken them.
-    fn unsent(&self, messages: usize, bytes: usize);
-}
-
 /// Encoded messages on their way to the socket.
 #[derive(Default)]
 pub(crate) struct Batch {
@@ -126,22 +114,11 @@ impl Batch {
         self.failure.take().map(|failure| *failure)
     }
 
-    /// How many bytes it has in all, with those that the stream took before the writer got it.
-    #[inline]
-    pub(crate) fn size(&self) -> usize {
-        self.bytes.as_ref().map_or(0, |bytes| bytes.total())
-    }
-
-    /// Whether the stream has taken a part of it.
-    fn is_begun(&self) -> bool {
-        self.size() > self.bytes().len()
-    }
-
     /// Whether its messages count as sent once so many of its bytes are taken. Where one message ends and the next begins
     /// is not known: the first byte may be all of a message, but not if there is only one.
     #[inline]
     fn counts_with(&self, taken: usize) -> bool {
-        if self.messages == 1 { taken == self.size() } else { taken > 0 }
+        if self.messages == 1 { taken == self.bytes().len() } else { taken > 0 }
     }
 
     /// Offers bytes to the stream, `offered` of them behind the first `written` ones.
@@ -157,50 +134,17 @@ impl Batch {
         sent: impl FnOnce(usize, usize),
         unsent: impl FnOnce(usize, usize),
     ) -> Poll<io::Result<usize>> {
-        let before = self.size() - self.bytes().len() + written;
+        let before = written;
         let is_new = !self.counts_with(before) && self.counts_with(before + offered);
         if is_new {
-            sent(self.messages as usize, self.size());
+            sent(self.messages as usize, self.bytes().len());
         }
         let result = write();
         let taken = if let Poll::Ready(Ok(taken)) = result { taken } else { 0 };
         if is_new && !self.counts_with(before + taken) {
-            unsent(self.messages as usize, self.size());
+            unsent(self.messages as usize, self.bytes().len());
         }
         result
-    }
-
-    /// Writes it if the stream takes it at once; then it is reported and emptied. The rest, or the failure, is for the
-    /// writer.
-    pub(crate) fn try_write(&mut self, stream: &dyn ReplyStream) -> bool {
-        if self.failure.is_some() {
-            return false;
-        }
-        if self.bytes().is_empty() {
-            stream.sent(self.messages as usize, 0);
-        } else {
-            let result = self.offer(
-                0,
-                self.bytes().len(),
-                || Poll::Ready(stream.try_write(self.bytes())),
-                |messages, bytes| stream.sent(messages, bytes),
-                |messages, bytes| stream.unsent(messages, bytes),
-            );
-            match (result, &mut self.bytes) {
-                (Poll::Ready(Ok(taken)), Some(bytes)) => bytes.take_off(taken),
-                (Poll::Ready(Err(error)), _) if error.kind() != io::ErrorKind::WouldBlock => {
-                    // The stream may say so only once.
-                    self.failure = Some(Box::new(WriteError::Io(error)));
-                }
-                _ => {}
-            }
-            if self.failure.is_some() || !self.bytes().is_empty() {
-                return false;
-            }
-        }
-        self.confirm();
-        self.release_surplus();
-        true
     }
 
     /// Reports success for all messages in it, and empties it.
@@ -302,7 +246,7 @@ impl<M> Press<M> {
 
     /// Whether the waiting batch has room for another message.
     pub(crate) fn has_room(&self) -> bool {
-        self.batch.failure.is_none() && !self.batch.is_begun() && self.batch.is_below(self.limit())
+        self.batch.failure.is_none() && self.batch.is_below(self.limit())
     }
 
     /// Whether the batch would be less than a quarter full with so many messages more of the size of the last one.
@@ -345,7 +289,7 @@ impl<M> Press<M> {
     /// `true` if it ended because the turn was over.
     fn encode_up_to(&mut self, limit: usize) -> bool {
         // A batch that fails is not written at all, so nothing is added to one of which that is no longer true.
-        if self.batch.failure.is_some() || self.batch.is_begun() {
+        if self.batch.failure.is_some() {
             return false;
         }
         self.batch.bytes.get_or_insert_with(|| {

@@ -12,7 +12,7 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
-use bytes::{Buf, BufMut, BytesMut, buf::Limit};
+use bytes::{BufMut, BytesMut, buf::Limit};
 
 /// The capacity of a spare buffer: the default `INITIAL_BUFFER_SIZE` of both directions.
 pub(crate) const CAPACITY: usize = 64 * 1024;
@@ -37,8 +37,6 @@ const SMALL_RING: usize = 256;
 #[repr(align(64))]
 pub(crate) struct Buffer {
     bytes: BytesMut,
-    /// How many bytes have been taken off its front.
-    taken_off: usize,
     /// Whether no batch gets it while messages have a part of it.
     is_for_reads: bool,
     /// Whether it was made for a large read that has not been looked at yet.
@@ -48,22 +46,6 @@ pub(crate) struct Buffer {
 impl Buffer {
     pub(crate) fn with_capacity(capacity: usize) -> Box<Self> {
         Box::new(Self { bytes: BytesMut::with_capacity(capacity), ..Self::default() })
-    }
-
-    pub(crate) fn take_off(&mut self, count: usize) {
-        self.bytes.advance(count);
-        self.taken_off += count;
-    }
-
-    /// How many bytes it holds, with those that have been taken off.
-    pub(crate) fn total(&self) -> usize {
-        self.taken_off + self.bytes.len()
-    }
-
-    #[inline]
-    pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.taken_off = 0;
     }
 }
 

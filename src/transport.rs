@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use crate::{
-    framing::{ReadStream, WriteStream},
+    framing::WriteStream,
     task::{Disposed, caught},
 };
 
@@ -100,29 +100,12 @@ pub(crate) enum ReadHalf {
     Wrapped(SharedStream),
 }
 
-impl ReadHalf {
-    pub(crate) fn is_wrapped(&self) -> bool {
-        matches!(self, Self::Wrapped(_))
-    }
-}
-
 impl AsyncRead for ReadHalf {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
             Self::Wrapped(stream) => stream.lock().as_mut().poll_read(cx, buf),
-        }
-    }
-}
-
-impl ReadStream for ReadHalf {
-    #[inline]
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(half) => half.as_ref().try_write(bytes),
-            // It may have to be flushed, and has no write that does not wait.
-            Self::Wrapped(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }

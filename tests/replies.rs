@@ -135,6 +135,23 @@ async fn a_receipt_resolves_while_process_message_blocks_its_thread_in_place() {
 }
 
 #[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_arrives_while_process_message_blocks_its_thread_in_place() {
+    let (reply_seen, seen) = oneshot::channel::<()>();
+    let seen = Mutex::new(Some(seen));
+    let answer = move |actor: Actor, source, message: Bytes| {
+        let seen = seen.lock().unwrap().take().unwrap();
+        async move {
+            actor.unicast_fast(source, message).unwrap();
+            blocking_in_place("the peer has the reply", seen).unwrap();
+        }
+    };
+    let (_actor, mut peer) = answering(answer).await;
+    peer.write_all(&frame(b"ping")).await.unwrap();
+    assert_eq!(next_frame(&mut peer).await, b"ping");
+    reply_seen.send(()).unwrap();
+}
+
+#[tokio::test(crate = "ledger", flavor = "multi_thread", worker_threads = 2)]
 async fn another_threads_message_does_not_wait_for_a_process_message_that_blocks_in_place() {
     let answer = |actor: Actor, source, message: Bytes| async move {
         actor.unicast_fast(source, message).unwrap();

@@ -10,11 +10,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::time::Sleep;
+use tokio::{io::AsyncRead, time::Sleep};
 use tokio_util::{codec::Decoder, io::poll_read_buf};
 
 use super::{
-    Observer, ReadStream, Tally,
+    Observer, Tally,
     read::{ReadEnd, Reader, Until},
 };
 use crate::{
@@ -34,7 +34,7 @@ const MAX_SLICE: usize = 64;
 
 impl<R, D, O> Reader<R, D, O>
 where
-    R: ReadStream,
+    R: AsyncRead + Unpin,
     D: Decoder<Error = io::Error>,
     O: Observer,
 {

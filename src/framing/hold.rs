@@ -118,7 +118,7 @@ mod tests {
         },
         *,
     };
-    use crate::outbox::Outbox;
+    use crate::outbox::{Outbox, Processing, PushError};
 
     /// An outbox that is half full, and a gate that finds it so.
     fn crowded() -> (Arc<Outbox<Message>>, Gate) {
@@ -199,5 +199,40 @@ mod tests {
             };
             assert!(held.poll().is_ready());
         }
+    }
+
+    fn push(outbox: &Outbox<Message>) -> Result<(), PushError> {
+        outbox.push(Message::Bytes(vec![7]), None).map(|_| ())
+    }
+
+    #[test]
+    fn what_a_message_sends_beyond_a_full_queue_is_encoded_ahead_and_each_edge_is_signalled() {
+        let outbox = Outbox::new(TestEncoder, &PATIENT);
+        let sends = Processing::begin(false);
+        for sent in 1..=DEPTH {
+            assert_eq!(push(&outbox), Ok(()));
+            assert_eq!(sends.take_crowded(), sent == DEPTH.div_ceil(2) || sent == DEPTH, "{sent} are queued");
+        }
+        assert_eq!(push(&outbox), Ok(()), "encoded ahead");
+        assert!(sends.is_crowded());
+        drop(sends);
+        for _ in 1..DEPTH {
+            assert_eq!(push(&outbox), Ok(()));
+        }
+        assert_eq!(push(&outbox), Err(PushError::Full), "nobody streams");
+    }
+
+    #[test]
+    fn a_reader_that_is_polled_within_a_message_of_another_one_is_told_apart() {
+        let (outbox, outer) = (Outbox::new(TestEncoder, &PATIENT), Processing::begin(false));
+        let inner = Processing::begin(false);
+        for _ in 0..DEPTH {
+            assert_eq!(push(&outbox), Ok(()));
+        }
+        assert!(inner.is_crowded());
+        drop(inner);
+        assert!(!outer.is_crowded());
+        assert_eq!(push(&outbox), Ok(()), "encoded ahead");
+        assert!(outer.is_crowded());
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::codec::BytesCodec;
 
 use super::{
-    CLOCK_JUMP, Observer, ReadStream,
+    CLOCK_JUMP, Observer,
     read::{ReadEnd, ReadSettings, Reader},
     write::Writer,
     write_tests::{Message, PATIENT, Sent, TestEncoder},
@@ -38,8 +38,6 @@ impl Observer for Nobody {
 
     fn unsent(&self, _: usize, _: usize) {}
 }
-
-impl ReadStream for DuplexStream {}
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -141,8 +139,6 @@ impl AsyncRead for HeldUp {
         Poll::Ready(Ok(()))
     }
 }
-
-impl ReadStream for HeldUp {}
 
 #[test]
 fn a_tick_that_finds_a_wait_does_not_use_up_the_second_look() {

@@ -2,11 +2,9 @@
 //!
 //! Knows no node and no registry, and never spawns: whoever runs a loop decides what its end means.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
-use crate::press::ReplyStream;
+use tokio::io::AsyncWrite;
 
 mod fill;
 mod hold;
@@ -17,14 +15,6 @@ pub(crate) mod write;
 /// A timer that fires later than this was held up with the whole process (stopped, or its clock jumped): the peer had no
 /// fair chance, and its time starts anew. Once per wait: where others compute, each timer may be as late.
 const CLOCK_JUMP: Duration = Duration::from_secs(1);
-
-/// What a reader reads from, and may write replies to.
-pub(crate) trait ReadStream: AsyncRead + Unpin {
-    /// Writes to the same peer as much as it takes at once.
-    fn try_write(&self, _: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-}
 
 /// What a writer writes to.
 pub(crate) trait WriteStream: AsyncWrite + Unpin {
@@ -61,28 +51,6 @@ pub(crate) trait Observer: Send {
     fn unsent(&self, messages: usize, bytes: usize);
 }
 
-/// A reader's way to write replies.
-struct Replies<'a, R, O> {
-    /// Where they go.
-    half: &'a R,
-    /// Who is told.
-    observer: &'a O,
-}
-
-impl<R: ReadStream, O: Observer> ReplyStream for Replies<'_, R, O> {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.half.try_write(bytes)
-    }
-
-    fn sent(&self, messages: usize, bytes: usize) {
-        self.observer.sent(messages, bytes);
-    }
-
-    fn unsent(&self, messages: usize, bytes: usize) {
-        self.observer.unsent(messages, bytes);
-    }
-}
-
 /// Reports what one run of the decoder brought, also when it panics in the middle.
 struct Tally<'a, O: Observer> {
     /// Who is told.
@@ -110,10 +78,6 @@ impl<O: Observer> Drop for Tally<'_, O> {
 mod idle_tests;
 #[cfg(test)]
 mod read_tests;
-#[cfg(test)]
-mod reply_scene_tests;
-#[cfg(test)]
-mod reply_tests;
 #[cfg(test)]
 mod write_tests;
 #[cfg(test)]

@@ -24,14 +24,15 @@ use std::{
 };
 
 use tokio::{
+    io::AsyncRead,
     task::coop,
     time::{Instant, Sleep, sleep_until},
 };
 use tokio_util::codec::Decoder;
 
-use super::{Observer, ReadStream, Replies, hold::Gate, idle::IdleClock};
+use super::{Observer, hold::Gate, idle::IdleClock};
 use crate::{
-    outbox::{Answering, AnyOutbox, Signals},
+    outbox::{AnyOutbox, Processing},
     scratch,
     task::{Disposed, Panicked, Shield, catch, dispose_all, poll_yield},
     turn::{Pace, Turn},
@@ -105,8 +106,6 @@ pub(crate) struct Reader<R, D: Decoder, O: Observer> {
     pub(super) observer: O,
     /// Gets what `process` sends to the peer, with Writing.
     outbox: Option<Arc<dyn AnyOutbox>>,
-    /// Whether replies may be written to the stream from here.
-    writes_replies: bool,
     /// Bytes that no complete message has consumed; none while there are none and none are being read.
     pub(super) buffer: scratch::Lent,
     /// Those of them for which no buffer is kept.
@@ -140,7 +139,7 @@ pub(crate) struct Reader<R, D: Decoder, O: Observer> {
 
 impl<R, D, O> Reader<R, D, O>
 where
-    R: ReadStream,
+    R: AsyncRead + Unpin,
     D: Decoder<Error = io::Error>,
     O: Observer,
 {
@@ -151,7 +150,6 @@ where
             settings,
             observer,
             outbox: None,
-            writes_replies: false,
             buffer: None,
             remainder: scratch::Remainder::default(),
             queue: VecDeque::new(),
@@ -169,10 +167,9 @@ where
         }
     }
 
-    /// Lets the messages wait for what `process` sends to the peer, and the reader write it, if it may.
-    pub(crate) fn with_outbox(mut self, outbox: Option<Arc<dyn AnyOutbox>>, writes_replies: bool) -> Self {
+    /// Lets the messages wait for the queue of what `process` sends to the peer.
+    pub(crate) fn with_outbox(mut self, outbox: Option<Arc<dyn AnyOutbox>>) -> Self {
         self.outbox = outbox;
-        self.writes_replies = writes_replies;
         self
     }
 
@@ -203,16 +200,9 @@ where
         processing: &mut Shield<'_, F>,
         process: &mut impl FnMut(D::Item) -> F,
     ) -> Poll<ReadEnd> {
-        let replies_to = self.outbox.as_deref().filter(|_| self.writes_replies);
-        let answering = Answering::begin(replies_to, std::mem::take(&mut self.is_crowded));
-        let polled = self.poll_turn(cx, timer, &answering, processing, process);
-        // Whatever ended the turn: there may be no other one.
-        let signals = answering.take_signals();
-        drop(answering);
-        self.is_crowded = signals.is_crowded && !processing.is_clear();
-        if let Some(outbox) = self.outbox.as_ref().filter(|_| signals.has_replies) {
-            outbox.write_replies(&Replies { half: &self.half, observer: &self.observer });
-        }
+        let sends = Processing::begin(std::mem::take(&mut self.is_crowded));
+        let polled = self.poll_turn(cx, timer, &sends, processing, process);
+        self.is_crowded = sends.is_crowded() && !processing.is_clear();
         polled
     }
 
@@ -220,7 +210,7 @@ where
         &mut self,
         cx: &mut Context<'_>,
         mut timer: Pin<&mut Option<Sleep>>,
-        answering: &Answering,
+        sends: &Processing,
         processing: &mut Shield<'_, F>,
         process: &mut impl FnMut(D::Item) -> F,
     ) -> Poll<ReadEnd> {
@@ -236,23 +226,13 @@ where
                 // What is complete is decoded, and dropped if there is no room for it, before the next message.
                 ready!(self.poll_fill(cx, timer.as_mut(), Until::FirstMessages, &mut turn));
             }
-            let Self { queue, observer, outbox, pace, .. } = self;
+            let Self { queue, observer, pace, .. } = self;
             // A message goes from the queue right into the future that is polled: each copy would cost as much as the rest.
             let run = || {
                 loop {
                     if processing.is_clear() {
-                        if queue.is_empty() || pace.is_look_due() || observer.has_ended() {
+                        if queue.is_empty() || pace.is_look_due() || observer.has_ended() || sends.is_crowded() {
                             return Poll::Ready(());
-                        }
-                        let signals = answering.signals();
-                        if signals != Signals::NONE {
-                            if signals.is_crowded {
-                                return Poll::Ready(());
-                            }
-                            // What the one before has sent does not wait for this one, which may block the thread.
-                            if let Some(outbox) = outbox.as_ref().filter(|_| answering.take_signals().has_replies) {
-                                outbox.hand_over_replies();
-                            }
                         }
                         let Some(message) = queue.pop_front() else { return Poll::Ready(()) };
                         processing.set(process(message));
@@ -270,7 +250,7 @@ where
             if self.observer.has_ended() {
                 return Poll::Ready(ReadEnd::Stopped);
             }
-            let is_crowded = !self.queue.is_empty() && answering.take_crowded();
+            let is_crowded = !self.queue.is_empty() && sends.take_crowded();
             if is_crowded {
                 self.gate.give_way();
             }

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::codec::{Decoder, FramedRead};
 
 use super::{
-    Observer, ReadStream,
+    Observer,
     read::{ReadEnd, ReadSettings, Reader},
 };
 
@@ -55,8 +55,6 @@ impl AsyncRead for Script {
         Poll::Ready(Ok(()))
     }
 }
-
-impl ReadStream for Script {}
 
 /// One call of a decoder: at the end of the stream or not, what it was shown, what it yielded.
 type Call = (bool, Vec<u8>, Result<Option<Vec<u8>>, io::ErrorKind>);
@@ -317,7 +315,6 @@ fn the_idle_time_runs_from_the_first_turn_even_one_without_budget() {
             Poll::Pending
         }
     }
-    impl ReadStream for Silent {}
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut reader = Reader::new(Silent, Recorder::default(), &IDLE, Counts::default());
@@ -351,7 +348,6 @@ fn bytes_that_a_held_up_thread_has_not_seen_yet_arrive_before_the_idle_timeout_e
             Poll::Ready(Ok(()))
         }
     }
-    impl ReadStream for Unseen {}
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let begun = tokio::time::Instant::now();

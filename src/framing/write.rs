@@ -191,7 +191,7 @@ where
         self.timer = None;
         self.is_flushed = true;
         *left_of_turn = left_of_turn.saturating_sub(self.batch.messages as usize * MESSAGE_WEIGHT);
-        if self.batch.size() == 0 {
+        if self.batch.bytes().is_empty() {
             // It was never offered to the stream.
             self.observer.sent(self.batch.messages as usize, 0);
         }

@@ -57,11 +57,6 @@ impl Sink {
     pub(super) fn taking_all(taken: &Arc<Mutex<Vec<u8>>>) -> Self {
         Self { script: vec![Step::Take(usize::MAX)], next: 0, taken: Arc::clone(taken) }
     }
-
-    /// Takes every other time that it is asked.
-    pub(super) fn hesitating(taken: &Arc<Mutex<Vec<u8>>>) -> Self {
-        Self { script: vec![Step::Take(usize::MAX), Step::Pending], next: 0, taken: Arc::clone(taken) }
-    }
 }
 
 impl WriteStream for Sink {}
@@ -125,13 +120,6 @@ impl Encoder<Message> for TestEncoder {
 
 #[derive(Clone, Default)]
 pub(super) struct Sent(Arc<Mutex<(usize, usize)>>);
-
-impl Sent {
-    /// The messages and the bytes.
-    pub(super) fn get(&self) -> (usize, usize) {
-        *self.0.lock().unwrap()
-    }
-}
 
 impl Observer for Sent {
     fn has_ended(&self) -> bool {

@@ -22,10 +22,7 @@ use super::{
     input::Input,
     scripted_decoder::{Counts, Ledger, Message, ScriptedDecoder, Shared},
 };
-use crate::framing::{
-    ReadStream,
-    read::{DRAIN_TIME, ReadEnd, ReadSettings, Reader},
-};
+use crate::framing::read::{DRAIN_TIME, ReadEnd, ReadSettings, Reader};
 
 /// Longer than everything that a script waits for; nobody waits for it, as the clock is a paused one.
 const FOREVER: Duration = Duration::from_secs(24 * 3_600);
@@ -171,8 +168,6 @@ impl AsyncRead for Source {
         }
     }
 }
-
-impl ReadStream for Source {}
 
 /// What the processing of a message does.
 #[derive(Debug, Clone, Copy, PartialEq)]

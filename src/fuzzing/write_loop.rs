@@ -26,8 +26,8 @@ use crate::{
         Observer, WriteStream,
         write::{WriteEnd, Writer, Written},
     },
-    outbox::{Answering, AnyOutbox, Outbox, PushError, Queued, WriteSettings},
-    press::{ReplyStream, WriteError},
+    outbox::{AnyOutbox, Outbox, Processing, PushError, Queued, WriteSettings},
+    press::WriteError,
 };
 
 /// Longer than everything that a script waits for; nobody waits for it, as the clock is a paused one.
@@ -180,45 +180,6 @@ impl AsyncWrite for Sink {
     }
 }
 
-/// What a reader has of the stream: as much as it takes at once.
-struct Reply {
-    ledger: Shared,
-    step: Step,
-}
-
-impl ReplyStream for Reply {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        assert!(!bytes.is_empty(), "an empty write");
-        let mut ledger = self.ledger.lock();
-        assert_eq!(ledger.stream_failure, None, "nothing is asked of a stream that has failed");
-        assert!(!ledger.is_blocked, "the writer has not been done with the stream");
-        let is_next = ledger.encoded[ledger.taken..].starts_with(bytes);
-        assert!(is_next, "what is written is what was encoded, from where the last write ended");
-        let count = match self.step {
-            Step::Take(count) => count,
-            Step::Fail(kind) => {
-                ledger.stream_failure = Some(kind);
-                return Err(kind.into());
-            }
-            _ => return Err(io::ErrorKind::WouldBlock.into()),
-        };
-        let count = count.min(bytes.len());
-        ledger.take(count);
-        if count == bytes.len() {
-            ledger.flushed = ledger.taken;
-        }
-        Ok(count)
-    }
-
-    fn sent(&self, messages: usize, bytes: usize) {
-        self.ledger.lock().count(messages, bytes);
-    }
-
-    fn unsent(&self, messages: usize, bytes: usize) {
-        self.ledger.lock().uncount(messages, bytes);
-    }
-}
-
 struct Counts(Shared);
 
 impl Observer for Counts {
@@ -311,7 +272,7 @@ impl Driver {
                     self.turn().await;
                 }
             }
-            26 => self.reply(input),
+            26 => self.send_from_a_message(input),
             27 => self.pass(Duration::from_millis(input.pick(&[0, 1, 500, 1_000, 20_000]))).await,
             28 => sleep(Duration::from_millis(input.pick(&[1, 900, 1_500, 70_000]))).await,
             29 => {
@@ -354,27 +315,14 @@ impl Driver {
         assert!(queued <= self.settings.depth || has_failed, "{queued} messages are queued");
     }
 
-    /// Sends as `process_message` does, while others go on, and writes that as a reader does.
-    fn reply(&mut self, input: &mut Input<'_>) {
-        let answering = Answering::begin(Some(&*self.outbox), false);
+    /// Sends as `process_message` does: what there is no room for is encoded ahead.
+    fn send_from_a_message(&mut self, input: &mut Input<'_>) {
+        let _processing = Processing::begin(false);
         let may_stream = std::mem::replace(&mut self.may_stream, true);
         for _ in 0..=input.below(4) {
             self.offer(Manner::choose(input), input.below(4));
         }
         self.may_stream = may_stream;
-        let has_replies = answering.take_signals().has_replies;
-        drop(answering);
-        match input.below(8) {
-            0 | 1 => self.offer(Manner::choose(input), input.below(4)),
-            2 if input.below(4) == 0 => close(&self.ledger, &self.outbox, input.below(2) == 1),
-            3 => self.poll(),
-            _ => {}
-        }
-        if has_replies && input.below(8) == 0 {
-            self.outbox.hand_over_replies();
-        } else if has_replies {
-            self.outbox.write_replies(&Reply { ledger: Arc::clone(&self.ledger), step: Step::choose(input) });
-        }
     }
 
     /// Polls the writer if it has been woken.

@@ -8,20 +8,12 @@ use std::{
 use tokio::time::Instant;
 
 use super::{AnyOutbox, Intake, Outbox, wake};
-use crate::{press::ReplyStream, sync::Ordering, task::dispose_all};
+use crate::{sync::Ordering, task::dispose_all};
 
 /// The most time that a graceful end spends on flushing what is queued.
 pub(crate) const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
 
 impl<M: Send + 'static> AnyOutbox for Outbox<M> {
-    fn write_replies(&self, stream: &dyn ReplyStream) {
-        self.reply(stream);
-    }
-
-    fn hand_over_replies(&self) {
-        self.hand_over();
-    }
-
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let waker = Box::new(cx.waker().clone());
         let mut state = self.state.lock();

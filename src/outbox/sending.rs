@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Activity, Intake, Outbox, replies, wake};
+use super::{Activity, Intake, Outbox, crowding, wake};
 use crate::{
     press::{Item, Press, Receipt},
     scratch,
@@ -36,19 +36,12 @@ pub(crate) enum Placed<M> {
     First,
     /// It is queued, and the writer waits for it.
     Awaited,
-    /// It is queued in the place of those in this press.
-    ToBeEncoded {
-        /// What encodes them.
-        press: Box<Press<M>>,
-        /// Whether the writer waits for what is queued.
-        is_awaited: bool,
-    },
+    /// It is queued in the place of those in this press, which are to be encoded.
+    ToBeEncoded(Box<Press<M>>),
     /// It is not: the queue has to grow first.
     NeedsRoom,
     /// It is not.
     Refused(PushError),
-    /// It is not, for want of room, and the writer waits for what is queued.
-    RefusedAndAwaited,
 }
 
 impl<M: Send + 'static> Outbox<M> {
@@ -70,20 +63,13 @@ impl<M: Send + 'static> Outbox<M> {
             if !may_grow && state.queue.len() == state.queue.capacity() {
                 return Placed::NeedsRoom;
             }
-            let is_parked = matches!(state.writer, Activity::Parked | Activity::Replying);
-            let is_reply =
-                is_parked && item.as_ref().is_some_and(|item| item.receipt.is_none()) && self.is_answered_here();
             Self::append(&mut state.queue, item);
             if (taken + 1) * 2 >= self.settings.depth {
                 self.signal_edge(taken + 1);
             }
             let placed = match state.writer {
-                _ if is_reply => {
-                    state.writer = Activity::Replying;
-                    return Placed::Queued;
-                }
                 Activity::Unborn => Placed::First,
-                Activity::Parked | Activity::Replying | Activity::HoldingBack => Placed::Awaited,
+                Activity::Parked | Activity::HoldingBack => Placed::Awaited,
                 _ => return Placed::Queued,
             };
             state.writer = Activity::Due;
@@ -91,23 +77,15 @@ impl<M: Send + 'static> Outbox<M> {
         }
         state.has_been_full = true;
         // One message for each that is received is not refused for want of room: the reader gives way before the next one.
-        if (state.is_streaming || replies::is_in_reader())
+        if (state.is_streaming || crowding::is_in_reader())
             && let Some(mut press) = state.press.take_if(|press| press.has_room())
         {
             // The other ring, which has as much room unless it is the first time.
             std::mem::swap(&mut state.queue, &mut press.queue);
             state.swapped_out = press.queue.len();
             Self::append(&mut state.queue, item);
-            replies::signal_crowded();
-            let is_awaited = state.writer == Activity::Replying;
-            if is_awaited {
-                state.writer = Activity::Due;
-            }
-            return Placed::ToBeEncoded { press, is_awaited };
-        }
-        if state.writer == Activity::Replying {
-            state.writer = Activity::Due;
-            return Placed::RefusedAndAwaited;
+            crowding::signal();
+            return Placed::ToBeEncoded(press);
         }
         Placed::Refused(PushError::Full)
     }
@@ -116,7 +94,7 @@ impl<M: Send + 'static> Outbox<M> {
     #[inline(never)]
     fn signal_edge(&self, taken: usize) {
         if taken == self.half_depth() || taken == self.settings.depth {
-            replies::signal_crowded();
+            crowding::signal();
         }
     }
 
@@ -135,12 +113,9 @@ impl<M: Send + 'static> Outbox<M> {
                 self.wake_writer();
                 Ok(Queued::Expected)
             }
-            Placed::ToBeEncoded { mut press, is_awaited } => {
+            Placed::ToBeEncoded(mut press) => {
                 press.run();
                 self.return_press(press);
-                if is_awaited {
-                    self.wake_writer();
-                }
                 Ok(Queued::Expected)
             }
             Placed::NeedsRoom => {
@@ -148,10 +123,6 @@ impl<M: Send + 'static> Outbox<M> {
                 self.follow_up(placed, item)
             }
             Placed::Refused(error) => Err(error),
-            Placed::RefusedAndAwaited => {
-                self.wake_writer();
-                Err(PushError::Full)
-            }
         }
     }
 

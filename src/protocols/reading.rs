@@ -141,10 +141,7 @@ impl<T: Reading + Clone + Send + Sync + 'static> ReadingHook for Adapter<T> {
         let user = Disposed::new(self.0.clone());
         Box::new(move |half, outbox| {
             let info = meter.info().clone();
-            // Replies to a wrapped stream are the writer's: it has no write that does not wait.
-            let writes_replies = !half.is_wrapped();
-            let mut reader =
-                Reader::new(half, decoder.into_inner(), &Self::SETTINGS, meter).with_outbox(outbox, writes_replies);
+            let mut reader = Reader::new(half, decoder.into_inner(), &Self::SETTINGS, meter).with_outbox(outbox);
             Box::pin(async move {
                 let process = |message| user.process_message(info.addr(), message);
                 reader.run(process).await

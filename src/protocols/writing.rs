@@ -30,17 +30,14 @@ use crate::{
 /// plus two batches; a peer that does not read always ends in `QuotaExceeded`. What is less than a quarter of a batch is then
 /// left to grow until the next message, or for one turn of the writer's thread.
 ///
-/// What [`process_message`](super::Reading::process_message) sends to the very peer that it serves, without a receipt,
-/// leaves when it awaits or returns, if the writer is at rest and nobody else sends to that peer meanwhile: the reader's
-/// task writes it then. A [`unicast`](Self::unicast) wakes the writer at once, but to be woken is not to run: the writer has its
-/// turn on the thread that woke it, when the running task awaits or returns. While that thread is blocked
-/// (`std::thread::sleep`, a lock, a long computation), nothing that it has just sent is sure to leave. In `block_in_place`
-/// other threads take over its tasks: what was sent with `unicast` leaves then, and a reply without a receipt does not.
+/// A send wakes the writer at once, but to be woken is not to run: the writer has its turn on the thread that woke it, when the
+/// running task awaits or returns. While that thread is blocked (`std::thread::sleep`, a lock, a long computation), nothing
+/// that it has just sent is sure to leave; in `block_in_place` other threads take over its tasks, and it leaves.
 /// Where a message has to leave before the thread is blocked, send it with `unicast` and await the receipt.
 ///
 /// # Where the encoder runs
-/// In the writer's task, in the reader's (replies), and, while the connection streams, inside the send that finds the
-/// queue full: on the thread of whoever sends. Therefore:
+/// In the writer's task, and, while the connection streams or inside [`process_message`](super::Reading::process_message),
+/// in the send that finds the queue full: on the thread of whoever sends. Therefore:
 /// - Hold no lock across a send that the encoder takes too: a lock that is not re-entrant blocks its thread for ever.
 /// - An encoder may not rely on a runtime (`Handle::current`, `tokio::spawn`), nor on values of a thread: a sender may be any
 ///   thread, and each message may be encoded on another one.

@@ -7,7 +7,7 @@
 //!
 //! A thread gives way where it takes or releases a lock of [`crate::sync`], uses an atomic of it, or awaits. Each use of
 //! what tokio and `task` share between threads (oneshots, `Notify`, the semaphore, the counts of tasks) is one step, memory
-//! is sequentially consistent, and all threads have the thread-locals of one, but for that of replies.
+//! is sequentially consistent, and all threads have the thread-locals of one, but for those of [`crate::sync`].
 //!
 //! `SCHEDULES=n` sets how many schedules of a scene each of the two schedulers draws; `SCHEDULE=s` repeats the one that a
 //! failure has printed.
@@ -32,7 +32,6 @@ use tokio::runtime::{Builder, Runtime};
 mod endings;
 mod holding;
 mod limits;
-mod replies;
 mod sending;
 mod stage;
 mod wire;

@@ -14,7 +14,7 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::codec::Encoder;
 
-use crate::{framing::Observer, meter::Meter, press::ReplyStream, sync::AtomicBool};
+use crate::sync::AtomicBool;
 
 /// Odd, so that messages are torn.
 const MOST_BYTES_AT_ONCE: usize = 3;
@@ -120,51 +120,6 @@ impl Peer {
 
     pub(super) fn stream(&self) -> Wire {
         Wire(self.clone())
-    }
-}
-
-/// What a reader has of the stream.
-pub(super) struct ReplyWire<'a> {
-    peer: &'a Peer,
-    meter: Meter,
-    /// How often the reader has tried to write a batch.
-    pub(super) tried: AtomicUsize,
-    /// How often it has written one whole.
-    pub(super) written: AtomicUsize,
-}
-
-impl<'a> ReplyWire<'a> {
-    pub(super) fn new(peer: &'a Peer, meter: Meter) -> Self {
-        Self { peer, meter, tried: AtomicUsize::new(0), written: AtomicUsize::new(0) }
-    }
-}
-
-impl ReplyStream for ReplyWire<'_> {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.tried.fetch_add(1, Ordering::Relaxed);
-        give_way();
-        let mut tape = self.peer.tape();
-        assert!(!tape.is_shut, "nothing is written behind the farewell");
-        match tape.mood {
-            Mood::Reading => {
-                let count = bytes.len().min(MOST_BYTES_AT_ONCE);
-                tape.taken.extend_from_slice(&bytes[..count]);
-                self.written.fetch_add(usize::from(count == bytes.len()), Ordering::Relaxed);
-                Ok(count)
-            }
-            Mood::Stalling => Err(io::ErrorKind::WouldBlock.into()),
-            Mood::Resetting => Err(io::ErrorKind::ConnectionReset.into()),
-        }
-    }
-
-    fn sent(&self, messages: usize, bytes: usize) {
-        self.meter.sent(messages, bytes);
-        give_way();
-    }
-
-    fn unsent(&self, messages: usize, bytes: usize) {
-        self.meter.unsent(messages, bytes);
-        give_way();
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     io::{self, ErrorKind, Read},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -19,17 +19,19 @@ use tokio_util::{
     codec::LengthDelimitedCodec,
 };
 
-/// A node that counts what it is sent.
+/// A node that counts what it is sent, and may pass it on.
 #[derive(Clone)]
 pub struct Peer {
     node: Node,
     received: Arc<AtomicU64>,
+    passes_on_to: Arc<OnceLock<SocketAddr>>,
 }
 
 impl Peer {
     pub async fn new() -> Self {
-        let config = Config { listener_addr: Some(([127, 0, 0, 1], 0).into()), ..Default::default() };
-        let peer = Self { node: Node::new(config), received: Arc::default() };
+        let listener_addr = Some(([127, 0, 0, 1], 0).into());
+        let config = Config { listener_addr, max_connections_per_ip: 2, ..Default::default() };
+        let peer = Self { node: Node::new(config), received: Arc::default(), passes_on_to: Arc::default() };
         peer.enable_handshake().await;
         peer.enable_reading().await;
         peer.enable_writing().await;
@@ -48,6 +50,11 @@ impl Peer {
         self.node.connect(addr).await.expect("a listener");
         let (stream, _) = listener.accept().expect("a connection");
         (addr, stream)
+    }
+
+    /// Passes on to this peer whatever comes from now on.
+    pub fn pass_on_to(&self, addr: SocketAddr) {
+        self.passes_on_to.set(addr).expect("told once");
     }
 
     pub async fn until_received(&self, messages: u64) {
@@ -122,8 +129,11 @@ impl Reading for Peer {
         LengthDelimitedCodec::new()
     }
 
-    async fn process_message(&self, _: SocketAddr, _: BytesMut) {
+    async fn process_message(&self, _: SocketAddr, message: BytesMut) {
         self.received.fetch_add(1, Relaxed);
+        if let Some(addr) = self.passes_on_to.get() {
+            self.unicast_fast(*addr, message.freeze()).expect("room in the queue");
+        }
     }
 }
 

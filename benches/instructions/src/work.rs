@@ -49,6 +49,8 @@ pub const OPERATIONS: &[Operation] = &[
         repetitions: (20, 60),
         work: |count| Box::pin(receive(count, 1_000)),
     },
+    Operation { name: "reply", units: "message", repetitions: (200, 1_200), work: |count| Box::pin(reply(count)) },
+    Operation { name: "relay", units: "message", repetitions: (200, 1_200), work: |count| Box::pin(relay(count)) },
     Operation { name: "dial", units: "connection", repetitions: (100, 400), work: |count| Box::pin(dial(count)) },
     Operation { name: "accept", units: "connection", repetitions: (100, 400), work: |count| Box::pin(accept(count)) },
     Operation { name: "node", units: "node", repetitions: (50, 250), work: |count| Box::pin(node(count)) },
@@ -91,12 +93,34 @@ async fn receipt(messages: u64) {
 /// Takes bursts that came in at once.
 async fn receive(bursts: u64, size: usize) {
     let (peer, _, mut far) = dialled().await;
-    let mut frame = (PAYLOAD.len() as u32).to_be_bytes().to_vec();
-    frame.extend_from_slice(&PAYLOAD);
-    let frames = frame.repeat(size);
+    let frames = frame().repeat(size);
     for burst in 1..=bursts {
         far.stream.write_all(&frames).expect("room in the socket");
         peer.until_received(burst * size as u64).await;
+    }
+}
+
+/// Answers one message after another, each when the one before has been answered.
+async fn reply(messages: u64) {
+    let (peer, addr, far) = dialled().await;
+    peer.pass_on_to(addr);
+    let mut near = far.stream.try_clone().expect("a second handle");
+    pass(messages, &mut near, far).await;
+}
+
+/// Passes one message after another on to somebody else.
+async fn relay(messages: u64) {
+    let (peer, _, mut far) = dialled().await;
+    let (addr, other) = peer.dial(&local_listener()).await;
+    peer.pass_on_to(addr);
+    pass(messages, &mut far.stream, Far::new(other)).await;
+}
+
+async fn pass(messages: u64, into: &mut TcpStream, mut out: Far) {
+    let frame = frame();
+    for message in 1..=messages {
+        into.write_all(&frame).expect("room in the socket");
+        out.until_read(message as usize * FRAME).await;
     }
 }
 
@@ -136,6 +160,10 @@ async fn dialled() -> (Peer, SocketAddr, Far) {
 
 fn local_listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").expect("a port of the loopback interface")
+}
+
+fn frame() -> Vec<u8> {
+    [&(PAYLOAD.len() as u32).to_be_bytes()[..], &PAYLOAD].concat()
 }
 
 const PAYLOAD: Bytes = Bytes::from_static(&[7; 64]);

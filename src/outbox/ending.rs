@@ -7,21 +7,34 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{AnyOutbox, Intake, Outbox, wake};
+use super::{AnyOutbox, Outbox, state::Closed};
 use crate::{sync::Ordering, task::dispose_all};
 
 /// The most time that a graceful end spends on flushing what is queued.
 pub(crate) const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
 
+impl<M: Send + 'static> Outbox<M> {
+    /// Does what follows from the end of the intake; whether there was nothing left to write.
+    fn close(&self, closed: Closed<M>) -> bool {
+        let Closed { is_flushed, waiting, remains: (queue, press) } = closed;
+        self.wake_writer();
+        if let Some(reader) = waiting {
+            reader.wake();
+        }
+        dispose_all(queue);
+        if let Some(press) = press {
+            press.discard();
+        }
+        is_flushed
+    }
+}
+
 impl<M: Send + 'static> AnyOutbox for Outbox<M> {
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let waker = Box::new(cx.waker().clone());
-        let mut state = self.state.lock();
-        let has_room = state.intake != Intake::Open || state.has_room(self.half_depth());
-        let before = if has_room { state.awaits_room.take() } else { state.awaits_room.replace(waker) };
-        drop(state);
-        drop(before);
-        if has_room { Poll::Ready(()) } else { Poll::Pending }
+        let mut waker = Some(Box::new(cx.waker().clone()));
+        let replaced = self.state.lock().await_room(&mut waker, self.settings);
+        drop(replaced);
+        if waker.is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn note_progress(&self) {
@@ -34,35 +47,13 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
 
     fn finish(&self) -> bool {
         let now = Box::new(Instant::now());
-        let mut state = self.state.lock();
-        if state.intake == Intake::Open {
-            state.intake = Intake::Finishing;
-            state.finished_at = Some(now);
-        }
-        let waiting = state.awaits_room.take();
-        let is_flushed = state.is_flushed();
-        drop(state);
-        self.wake_writer();
-        wake(waiting);
-        is_flushed
+        let closed = self.state.lock().finish(now, self.settings);
+        self.close(closed)
     }
 
     fn abandon(&self) -> bool {
-        let mut state = self.state.lock();
-        let is_flushed = state.is_flushed();
-        state.intake = Intake::Abandoned;
-        let queue = std::mem::take(&mut state.queue);
-        let press = state.press.take();
-        let waiting = state.awaits_room.take();
-        state.has_waiting_batch = false;
-        drop(state);
-        self.wake_writer();
-        wake(waiting);
-        dispose_all(queue);
-        if let Some(press) = press {
-            press.discard();
-        }
-        is_flushed
+        let closed = self.state.lock().abandon(self.settings);
+        self.close(closed)
     }
 
     fn flush_time(&self) -> Duration {
@@ -70,7 +61,7 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
     }
 
     fn time_left(&self) -> Duration {
-        let finished_at = self.state.lock().finished_at.as_deref().copied();
+        let finished_at = self.state.lock().finished_at();
         finished_at.map_or(Duration::ZERO, |at| self.flush_time().saturating_sub(at.elapsed()))
     }
 

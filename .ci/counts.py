@@ -84,7 +84,7 @@ def count(pattern, code=everything):
 beside_counters = "\n".join(line for path, code in files.items() if path.name not in COUNTERS for line in code)
 print("lines:        ", sum(map(len, files.values())))
 print("files:        ", len(files))
-print("types:        ", count(r"^ *(?:pub(?:\([a-z]+\))? )?(?:struct|enum|trait|type) [A-Z]\w*(?!.*;$)"))
+print("types:        ", count(r"^ *(?:pub(?:\([a-z]+\))? )?(?:struct|enum|trait) [A-Z]"))
 print("impl Drop:    ", count(r"^ *impl.*\bDrop for\b"))
 print("atomics:      ", count(r"\w: (?:Arc<)?Atomic\w+", beside_counters), "beside counters")
 print("thread-locals:", count(r"^ *static \w+: (?:Ref)?Cell<"))

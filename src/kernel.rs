@@ -45,7 +45,7 @@ pub(crate) struct Kernel {
     /// The node's tasks, other than those a user keeps from ending (`on_connect` that is not abortable).
     pub(crate) tasks: TaskCount,
     /// How many sockets of connections that are over stay open until the peer has closed.
-    pub(crate) farewells: AtomicUsize,
+    pub(crate) farewells: TaskCount,
     /// The tasks that finish a shutdown which was begun inside a hook.
     pub(crate) finishers: TaskCount,
     /// Of panics of user code.
@@ -75,7 +75,7 @@ impl Kernel {
             hooks: Hooks::default(),
             listener: Listener::default(),
             tasks: TaskCount::default(),
-            farewells: AtomicUsize::new(0),
+            farewells: TaskCount::default(),
             finishers: TaskCount::default(),
             panic_log: LogBudget::default(),
             config,

@@ -248,6 +248,11 @@ impl TaskCount {
         self.left.notify_waiters();
     }
 
+    /// How many have entered and not left.
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(Ordering::Acquire)
+    }
+
     /// Lets who waits for a condition look again.
     pub(crate) fn notify(&self) {
         self.left.notify_waiters();
@@ -255,7 +260,7 @@ impl TaskCount {
 
     /// Waits until all have left, for at most `bound`.
     pub(crate) async fn wait_for_all(&self, bound: Duration) -> bool {
-        self.wait_for(|| self.running.load(Ordering::Acquire) == 0, bound).await
+        self.wait_for(|| self.running() == 0, bound).await
     }
 
     /// Waits for `condition`, which is read again whenever a task leaves, for at most `bound`.

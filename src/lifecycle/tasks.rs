@@ -3,10 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Weak},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -175,18 +172,8 @@ async fn say_farewell(mut half: WriteHalf, presence: WriterPresence, link: Ender
 /// Keeps the socket of a connection that is over until the peer has closed, unless too many stay already: their slots are
 /// free, so a peer that lets its connections be ended as fast as it can dial would use up all descriptors.
 async fn stay(half: WriteHalf, bound: Duration, kernel: &Kernel) {
-    struct Staying<'a>(&'a AtomicUsize);
-
-    impl Drop for Staying<'_> {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    // Relaxed: only the number counts, and nothing is published with it.
-    let others = kernel.farewells.fetch_add(1, Ordering::Relaxed);
-    let _staying = Staying(&kernel.farewells);
-    if others < usize::from(kernel.config.max_connections).max(MIN_FAREWELLS) {
+    let _staying = kernel.farewells.present();
+    if kernel.farewells.running() <= usize::from(kernel.config.max_connections).max(MIN_FAREWELLS) {
         stay_until_peer_closes(half, bound).await;
     }
 }

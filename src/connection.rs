@@ -64,7 +64,7 @@ pub enum DisconnectOrigin {
 }
 
 /// Tells a connection from every other one of this process, from the reservation of its slot on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConnId(u64);
 
 impl ConnId {

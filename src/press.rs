@@ -134,14 +134,13 @@ impl Batch {
         sent: impl FnOnce(usize, usize),
         unsent: impl FnOnce(usize, usize),
     ) -> Poll<io::Result<usize>> {
-        let before = written;
-        let is_new = !self.counts_with(before) && self.counts_with(before + offered);
+        let is_new = !self.counts_with(written) && self.counts_with(written + offered);
         if is_new {
             sent(self.messages as usize, self.bytes().len());
         }
         let result = write();
         let taken = if let Poll::Ready(Ok(taken)) = result { taken } else { 0 };
-        if is_new && !self.counts_with(before + taken) {
+        if is_new && !self.counts_with(written + taken) {
             unsent(self.messages as usize, self.bytes().len());
         }
         result

@@ -35,15 +35,17 @@ pub(crate) async fn disconnect(kernel: &Arc<Kernel>, addr: SocketAddr) -> bool {
         return false;
     }
     let Some(link) = kernel.connection_at(addr) else { return false };
-    let (runtime, info) = (link.runtime().clone(), link.info().clone());
-    drop(link);
+    let info = link.info().clone();
     if Handle::try_current().is_err() {
+        let runtime = link.runtime().clone();
+        drop(link);
         if let Some(runtime) = first_driven([runtime]) {
             // Timers come after the claim: a runtime that goes away has cut an ending short that is this call's.
             return WithRuntime::new(runtime, Box::pin(end_by_user(kernel, info))).await.unwrap_or(true);
         }
         return claim_by_user(kernel, &info).map(|claim| cut_short(kernel, claim)).is_some();
     }
+    drop(link);
     // Boxed: most calls of a hook that goes through all addresses find nothing to do.
     if scope::is_deep() { Box::pin(hand_over(kernel, info)).await } else { Box::pin(end_by_user(kernel, info)).await }
 }

@@ -1,5 +1,5 @@
-//! The life of a connection, and the end of a node: dial or accept, set up, go live ([`setup`]); the connection's tasks ([`tasks`])
-//! and its end ([`ending`]); the end of everything ([`shutdown`]).
+//! The life of a connection, and the end of a node: accept ([`accepting`]) or dial, set up, go live ([`setup`]); what is sent to
+//! its peer ([`sending`]); its tasks ([`tasks`]) and its end ([`ending`]); the end of everything ([`shutdown`]).
 //!
 //! Ownership: a setup holds a permit and a `Reservation`; from `go_live` on the registry owns the `Link`, and the
 //! connection's tasks own its stream; whoever claims the end holds the `Teardown` and runs `tear_down` in place. There is

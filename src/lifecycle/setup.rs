@@ -197,7 +197,7 @@ async fn set_up(
         connection = shake_hands(kernel, Arc::clone(handshake), connection).await?;
     }
     let on_connect = hooks.on_connect.take();
-    go_live(kernel, reservation, || attach(kernel, &mut hooks, connection), |link| begin(kernel, on_connect, link))?;
+    go_live(kernel, reservation, move || attach(kernel, hooks, connection), |link| begin(kernel, on_connect, link))?;
     Ok(())
 }
 
@@ -243,7 +243,7 @@ pub(super) fn go_live(
 }
 
 /// Calls the codecs, and gives each loop its half of the stream.
-fn attach(kernel: &Arc<Kernel>, hooks: &mut HookSet, connection: Connection) -> io::Result<Arc<Link>> {
+fn attach(kernel: &Arc<Kernel>, mut hooks: HookSet, connection: Connection) -> io::Result<Arc<Link>> {
     let info = connection.info().clone();
     let (addr, own_side) = (info.addr(), !info.side());
     let (read, write) = match connection.split() {

@@ -173,6 +173,7 @@ async fn say_farewell(mut half: WriteHalf, presence: WriterPresence, link: Ender
 /// free, so a peer that lets its connections be ended as fast as it can dial would use up all descriptors.
 async fn stay(half: WriteHalf, bound: Duration, kernel: &Kernel) {
     let _staying = kernel.farewells.present();
+    // At least this one. Of several that come at once for the last places none may get one: the bound is what counts.
     if kernel.farewells.running() <= usize::from(kernel.config.max_connections).max(MIN_FAREWELLS) {
         stay_until_peer_closes(half, bound).await;
     }
@@ -275,7 +276,7 @@ pub(super) fn after_on_connect(result: Result<(), Panicked>, link: Ender) -> Box
 pub(super) struct Ender {
     /// The node.
     kernel: Arc<Kernel>,
-    /// Until its end.
+    /// Gone once the connection is.
     link: Weak<Link>,
     /// What the connection is, also after its end.
     info: ConnectionInfo,

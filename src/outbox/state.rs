@@ -3,12 +3,12 @@
 //! Only this file changes it. Each thing that happens to an outbox is one method, called under its lock; what a method returns
 //! is for after the lock: it wakes, drops, or runs code of users.
 //!
-//! The next state of the writer ([`Activity`]), by what happens; nothing else changes it:
+//! The next state of the writer ([`Activity`]), by what happens; nothing else changes it, until a load finds that all is over:
 //!
 //! ```text
 //!                  placed        load,              load,                load,           returned
 //!                                nothing queued     something queued     encoder is out  by a sender
-//! Unborn           Due, start
+//! Unborn           Due, start    (1)                Writing              AwaitingPress
 //! Parked           Due, wake     Parked             Writing              AwaitingPress
 //! Due                            (1)                Writing              AwaitingPress
 //! AwaitingPress                  (1)                Writing              AwaitingPress   Due, wake
@@ -17,9 +17,11 @@
 //! HoldingBack      Due, wake     (1)                Writing              AwaitingPress
 //! Writing                        (1)                Writing (2)          AwaitingPress
 //!
-//! empty: as before    (1) Lingering(1) while streaming, else Parked    (2) HoldingBack while streaming, before a small batch
+//! empty: as before    (1) Lingering(1) while streaming, else Parked
+//! (2) HoldingBack before a small batch, while streaming and open
 //! ```
 //!
+//! A message that finds the queue full changes nothing for the writer: it is refused, or its sender encodes.
 //! Messages are taken ([`Intake`]) until `finish`, and what was taken is written until `abandon`. A connection streams from the load
 //! after its queue has been full until its writer parks.
 

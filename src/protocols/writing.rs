@@ -30,8 +30,8 @@ use crate::{
 /// plus two batches; a peer that does not read always ends in `QuotaExceeded`. What is less than a quarter of a batch is then
 /// left to grow until the next message, or for one turn of the writer's thread.
 ///
-/// A send wakes the writer at once, but to be woken is not to run: the writer has its turn on the thread that woke it, when the
-/// running task awaits or returns. While that thread is blocked (`std::thread::sleep`, a lock, a long computation), nothing
+/// A send wakes the writer at once, but to be woken is not to run: woken from a task of the runtime, the writer may have to wait
+/// for the thread of that task, until it awaits or returns. While that thread is blocked (`std::thread::sleep`, a lock, a long computation), nothing
 /// that it has just sent is sure to leave; in `block_in_place` other threads take over its tasks, and it leaves.
 /// Where a message has to leave before the thread is blocked, send it with `unicast` and await the receipt.
 ///

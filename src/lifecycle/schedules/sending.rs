@@ -16,6 +16,7 @@ use super::{
     stage::{Remains, SETTINGS, Stage, addr},
     wire::{Message, Mood, Peer, give_way},
 };
+use crate::outbox::Processing;
 
 /// One that has a receipt fills a batch; of those without, which are two bytes and weigh three, four begin before the half
 /// batch is full that the writer adds to its eight bytes.
@@ -57,6 +58,8 @@ impl Traffic {
     pub(super) fn send_all(&self, sender: u8, count: u8) -> (Sent, usize) {
         let most = if self.with_receipts { MOST_UNWRITTEN_WITH_RECEIPTS } else { MOST_UNWRITTEN };
         let (mut sent, mut refused) = (Vec::new(), 0);
+        // Some send from a `process_message`, which encodes ahead on any connection.
+        let _processing = (below(3) == 0).then(|| Processing::begin(false));
         for number in 0..count {
             loop {
                 match self.send((sender, number)) {

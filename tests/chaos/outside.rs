@@ -15,11 +15,19 @@ use crate::{
 thread_local! {
     /// Whether this thread drives a runtime that is dropped before the nodes are.
     static IS_FOREIGN: Cell<bool> = const { Cell::new(false) };
+
+    /// Whether this thread polls a call without being in a runtime.
+    static IS_WITHOUT_RUNTIME: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Whether what is made here belongs to a runtime that goes away.
 pub fn is_foreign() -> bool {
     IS_FOREIGN.get()
+}
+
+/// Whether this thread is in a runtime only while the library lets it borrow one.
+pub fn is_without_runtime() -> bool {
+    IS_WITHOUT_RUNTIME.get()
 }
 
 /// Runs something on a thread of its own; `None` if that panicked, which has been noticed where it happened.
@@ -35,7 +43,11 @@ pub async fn without_runtime<F>(world: &World, future: F) -> Option<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    on_a_thread(world, move || block_on_outside(future)).await
+    let call = move || {
+        IS_WITHOUT_RUNTIME.set(true);
+        block_on_outside(future)
+    };
+    on_a_thread(world, call).await
 }
 
 /// Dials from a runtime that is dropped soon after, whatever has become of the connection.

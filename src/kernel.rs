@@ -26,6 +26,9 @@ use crate::{
     task::TaskCount,
 };
 
+/// The most errors about panics of user code that a node logs in one second.
+const PANIC_LINES: u32 = 5;
+
 /// The inside of a node.
 pub(crate) struct Kernel {
     /// As validated, with a name.
@@ -77,7 +80,7 @@ impl Kernel {
             tasks: TaskCount::default(),
             farewells: TaskCount::default(),
             finishers: TaskCount::default(),
-            panic_log: LogBudget::default(),
+            panic_log: LogBudget::new(PANIC_LINES),
             config,
         }
     }

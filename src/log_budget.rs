@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The most lines in one second.
-const LINES: u32 = 5;
-
 /// The budget of one node for one kind of line.
-#[derive(Debug, Default)]
-pub(crate) struct LogBudget(Mutex<Second>);
+#[derive(Debug)]
+pub(crate) struct LogBudget {
+    /// The most lines in one second.
+    lines: u32,
+    /// Held for a few instructions.
+    second: Mutex<Second>,
+}
 
 #[derive(Debug, Default)]
 struct Second {
@@ -17,24 +19,29 @@ struct Second {
     began: Option<Instant>,
     /// How many lines it has had.
     lines: u32,
-    /// How many lines were withheld since the last one that was let through.
-    withheld: u64,
+    /// How many events there were since the last line that was let through.
+    withheld: usize,
 }
 
 impl LogBudget {
-    /// Asks for one line; `Some` with the number of lines that were withheld before it, or `None` if it is to be withheld.
-    pub(crate) fn take(&self) -> Option<u64> {
-        self.take_at(Instant::now())
+    pub(crate) fn new(lines: u32) -> Self {
+        Self { lines, second: Mutex::default() }
     }
 
-    fn take_at(&self, now: Instant) -> Option<u64> {
-        let mut second = self.0.lock();
+    /// Asks for one line about so many events; `Some` with the number of events before them that had no line, or `None` if
+    /// these have none either.
+    pub(crate) fn take(&self, events: usize) -> Option<usize> {
+        self.take_at(Instant::now(), events)
+    }
+
+    fn take_at(&self, now: Instant, events: usize) -> Option<usize> {
+        let mut second = self.second.lock();
         if second.began.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
             second.began = Some(now);
             second.lines = 0;
         }
-        if second.lines == LINES {
-            second.withheld += 1;
+        if second.lines == self.lines {
+            second.withheld += events;
             return None;
         }
         second.lines += 1;
@@ -47,15 +54,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn five_lines_a_second_pass_and_the_others_are_counted() {
-        let (budget, start) = (LogBudget::default(), Instant::now());
-        let take_after = |millis| budget.take_at(start + Duration::from_millis(millis));
+    fn so_many_lines_a_second_pass_and_the_others_are_counted() {
+        let (budget, start) = (LogBudget::new(5), Instant::now());
+        let take_after = |millis| budget.take_at(start + Duration::from_millis(millis), 3);
         for _ in 0..5 {
             assert_eq!(take_after(0), Some(0));
         }
         assert_eq!(take_after(1), None);
         assert_eq!(take_after(999), None);
-        assert_eq!(take_after(1_000), Some(2));
+        assert_eq!(take_after(1_000), Some(6));
         assert_eq!(take_after(1_000), Some(0));
     }
 }

@@ -1,14 +1,12 @@
 //! Counts what passes through the loops of a connection, for the connection and for its node.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tracing::warn;
 
-use crate::{connection::ConnectionInfo, framing::Observer, heuristics::Heuristics, stats::Stats};
+use crate::{
+    connection::ConnectionInfo, framing::Observer, heuristics::Heuristics, log_budget::LogBudget, stats::Stats,
+};
 
 /// The counters of a node, and what its connections share to keep its log short, and to tell it of their ends.
 pub(crate) struct NodeTraffic {
@@ -16,8 +14,8 @@ pub(crate) struct NodeTraffic {
     pub(crate) stats: Stats,
     /// What went wrong.
     pub(crate) heuristics: Heuristics,
-    /// Held for a few instructions.
-    drops: Mutex<Drops>,
+    /// For messages that were dropped because a queue was full.
+    drop_log: LogBudget,
     /// Told of each connection whose peer has closed its side.
     end_of_stream: Box<dyn Fn(&ConnectionInfo) + Send + Sync>,
 }
@@ -27,23 +25,11 @@ impl NodeTraffic {
         Self {
             stats: Stats::default(),
             heuristics: Heuristics::default(),
-            drops: Mutex::default(),
+            drop_log: LogBudget::new(1),
             end_of_stream: Box::new(end_of_stream),
         }
     }
 }
-
-/// Messages that were dropped because a queue was full.
-#[derive(Debug, Default)]
-struct Drops {
-    /// When a warning about them was last logged.
-    warned: Option<Instant>,
-    /// How many there have been since then.
-    unreported: usize,
-}
-
-/// The time between two warnings about dropped messages on one node.
-const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts the traffic of one direction of a connection, for the connection and for its node.
 pub(crate) struct Meter {
@@ -90,17 +76,11 @@ impl Observer for Meter {
 
     fn dropped(&self, messages: usize) {
         self.unprocessed(messages);
-        let now = Instant::now();
-        let mut drops = self.node.drops.lock();
-        drops.unreported += messages;
-        if drops.warned.is_some_and(|warned| now.duration_since(warned) < WARNING_INTERVAL) {
-            return;
+        if let Some(withheld) = self.node.drop_log.take(messages) {
+            let dropped = withheld + messages;
+            // The latest connection's span; the number is the node's, so that the end of a connection loses none.
+            warn!(parent: self.info.span(), dropped, "a queue is full and Reading::BACKPRESSURE is off");
         }
-        drops.warned = Some(now);
-        let dropped = std::mem::take(&mut drops.unreported);
-        drop(drops);
-        // The latest connection's span; the number is the node's, so that the end of a connection loses none.
-        warn!(parent: self.info.span(), dropped, "a queue is full and Reading::BACKPRESSURE is off");
     }
 
     #[inline]

@@ -48,7 +48,7 @@ const MAX_STOP_TIME: Duration = Duration::from_secs(1);
 /// second are errors in the log.
 fn report_panic(kernel: &Kernel, hook: &'static str, info: &ConnectionInfo, panicked: &Panicked) -> io::Error {
     let addr = info.addr();
-    match kernel.panic_log.take() {
+    match kernel.panic_log.take(1) {
         Some(0) => error!(parent: info.span(), %addr, "{hook} panicked: {}", panicked.0),
         Some(withheld) => error!(parent: info.span(), %addr, withheld, "{hook} panicked: {}", panicked.0),
         None => debug!(parent: info.span(), %addr, "{hook} panicked: {}", panicked.0),

@@ -30,11 +30,11 @@ pub(crate) use {
     state::{Placed, PushError},
 };
 
-use self::state::{Returned, State, Work};
+use self::state::{Aftermath, State, Work};
 use crate::{
     press::{Batch, Press},
     sync::{AtomicBool, Mutex, OnceLock},
-    task::poll_yield,
+    task::{dispose_all, poll_yield},
 };
 
 /// The settings of an outbox and its writer.
@@ -66,7 +66,7 @@ pub(crate) enum Load {
     Finished,
 }
 
-/// An outbox whatever its messages are: what a reader, and the end of a connection, need of it.
+/// The part of an outbox that does not depend on the type of its messages.
 pub(crate) trait AnyOutbox: Any + Send + Sync {
     /// Ready when the queue is less than half full, or takes no more messages; one task waits for it.
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()>;
@@ -175,16 +175,23 @@ impl<M: Send + 'static> Outbox<M> {
         Poll::Ready(if is_turn_over { Load::SlowBatch } else { Load::Batch })
     }
 
-    /// Brings a press back, and does what follows.
     fn return_press(&self, press: Box<Press<M>>) {
-        let Returned { awaited, waiting, unwanted } = self.state.lock().returned(press, self.settings);
-        if awaited {
+        let aftermath = self.state.lock().returned(press, self.settings);
+        self.clean_up(aftermath);
+    }
+
+    /// Does what follows from something that has happened: wakes, and drops what is the user's.
+    #[inline]
+    fn clean_up(&self, aftermath: Aftermath<M>) {
+        let Aftermath { wakes_writer, reader, queue, press } = aftermath;
+        if wakes_writer {
             self.wake_writer();
         }
-        if let Some(reader) = waiting {
+        if let Some(reader) = reader {
             reader.wake();
         }
-        if let Some(press) = unwanted {
+        dispose_all(queue);
+        if let Some(press) = press {
             press.discard();
         }
     }

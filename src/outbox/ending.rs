@@ -1,4 +1,4 @@
-//! What a reader, and the end of a connection, need of its outbox, whatever the messages are.
+//! The part of an outbox that does not depend on the type of its messages.
 
 use std::{
     task::{Context, Poll},
@@ -7,27 +7,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{AnyOutbox, Outbox, state::Closed};
-use crate::{sync::Ordering, task::dispose_all};
+use super::{AnyOutbox, Outbox};
+use crate::sync::Ordering;
 
 /// The most time that a graceful end spends on flushing what is queued.
 pub(crate) const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
-
-impl<M: Send + 'static> Outbox<M> {
-    /// Does what follows from the end of the intake; whether there was nothing left to write.
-    fn close(&self, closed: Closed<M>) -> bool {
-        let Closed { is_flushed, waiting, remains: (queue, press) } = closed;
-        self.wake_writer();
-        if let Some(reader) = waiting {
-            reader.wake();
-        }
-        dispose_all(queue);
-        if let Some(press) = press {
-            press.discard();
-        }
-        is_flushed
-    }
-}
 
 impl<M: Send + 'static> AnyOutbox for Outbox<M> {
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -47,13 +31,21 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
 
     fn finish(&self) -> bool {
         let now = Box::new(Instant::now());
-        let closed = self.state.lock().finish(now, self.settings);
-        self.close(closed)
+        let mut state = self.state.lock();
+        let is_flushed = state.is_flushed();
+        let aftermath = state.finish(now, self.settings);
+        drop(state);
+        self.clean_up(aftermath);
+        is_flushed
     }
 
     fn abandon(&self) -> bool {
-        let closed = self.state.lock().abandon(self.settings);
-        self.close(closed)
+        let mut state = self.state.lock();
+        let is_flushed = state.is_flushed();
+        let aftermath = state.abandon(self.settings);
+        drop(state);
+        self.clean_up(aftermath);
+        is_flushed
     }
 
     fn flush_time(&self) -> Duration {

@@ -134,26 +134,17 @@ pub(super) enum Work<M> {
 /// Memory that an idle connection gives back; it holds no messages.
 pub(super) type Surplus<M> = (Option<VecDeque<Item<M>>>, Option<(VecDeque<Item<M>>, Batch)>);
 
-/// What follows from the return of a press.
+/// What is to be done after the lock about something that has happened.
 #[must_use]
-pub(super) struct Returned<M> {
+pub(super) struct Aftermath<M> {
     /// Whether the writer is to be woken.
-    pub(super) awaited: bool,
+    pub(super) wakes_writer: bool,
     /// The reader, to be woken.
-    pub(super) waiting: Option<Box<Waker>>,
-    /// To be discarded: the messages have been abandoned in the meantime.
-    pub(super) unwanted: Option<Box<Press<M>>>,
-}
-
-/// What is left when messages are not taken any more. The writer is to be woken.
-#[must_use]
-pub(super) struct Closed<M> {
-    /// Whether there was nothing left to write.
-    pub(super) is_flushed: bool,
-    /// The reader, to be woken.
-    pub(super) waiting: Option<Box<Waker>>,
-    /// What was queued, and the encoder, if they are abandoned.
-    pub(super) remains: (VecDeque<Item<M>>, Option<Box<Press<M>>>),
+    pub(super) reader: Option<Box<Waker>>,
+    /// To be discarded: messages that are abandoned.
+    pub(super) queue: VecDeque<Item<M>>,
+    /// To be discarded: messages that are abandoned, and the encoder.
+    pub(super) press: Option<Box<Press<M>>>,
 }
 
 impl<M> State<M> {
@@ -267,9 +258,9 @@ impl<M> State<M> {
     }
 
     /// Whoever encoded brings the press back. What was not encoded goes in front of what was queued in the meantime.
-    pub(super) fn returned(&mut self, mut press: Box<Press<M>>, settings: &WriteSettings) -> Returned<M> {
+    pub(super) fn returned(&mut self, mut press: Box<Press<M>>, settings: &WriteSettings) -> Aftermath<M> {
         if self.intake == Intake::Abandoned {
-            return Returned { awaited: false, waiting: None, unwanted: Some(press) };
+            return Aftermath { wakes_writer: false, reader: None, queue: VecDeque::new(), press: Some(press) };
         }
         if !press.queue.is_empty() {
             press.queue.append(&mut self.queue);
@@ -278,11 +269,11 @@ impl<M> State<M> {
         self.lent = 0;
         self.has_waiting_batch = !press.batch.is_empty();
         self.press = Some(press);
-        let awaited = self.writer == Activity::AwaitingPress;
-        if awaited {
+        let wakes_writer = self.writer == Activity::AwaitingPress;
+        if wakes_writer {
             self.writer = Activity::Due;
         }
-        Returned { awaited, waiting: self.hand_out_room(settings), unwanted: None }
+        Aftermath { wakes_writer, reader: self.hand_out_room(settings), queue: VecDeque::new(), press: None }
     }
 
     /// The reader asks for room. Takes its waker if there is none; returns the one that it replaces.
@@ -309,22 +300,20 @@ impl<M> State<M> {
     }
 
     /// Messages are taken no more; those that are queued are written.
-    pub(super) fn finish(&mut self, now: Box<Instant>, settings: &WriteSettings) -> Closed<M> {
+    pub(super) fn finish(&mut self, now: Box<Instant>, settings: &WriteSettings) -> Aftermath<M> {
         if self.intake == Intake::Open {
             self.intake = Intake::Finishing;
             self.finished_at = Some(now);
         }
-        let remains = (VecDeque::new(), None);
-        Closed { is_flushed: self.is_flushed(), waiting: self.hand_out_room(settings), remains }
+        Aftermath { wakes_writer: true, reader: self.hand_out_room(settings), queue: VecDeque::new(), press: None }
     }
 
     /// Messages are taken no more, and those that are queued are dropped.
-    pub(super) fn abandon(&mut self, settings: &WriteSettings) -> Closed<M> {
-        let is_flushed = self.is_flushed();
+    pub(super) fn abandon(&mut self, settings: &WriteSettings) -> Aftermath<M> {
         self.intake = Intake::Abandoned;
         self.has_waiting_batch = false;
-        let remains = (std::mem::take(&mut self.queue), self.press.take());
-        Closed { is_flushed, waiting: self.hand_out_room(settings), remains }
+        let (queue, press) = (std::mem::take(&mut self.queue), self.press.take());
+        Aftermath { wakes_writer: true, reader: self.hand_out_room(settings), queue, press }
     }
 
     /// When messages were taken no more.
@@ -333,7 +322,7 @@ impl<M> State<M> {
     }
 
     /// Whether a graceful end has nothing to wait for.
-    fn is_flushed(&self) -> bool {
+    pub(super) fn is_flushed(&self) -> bool {
         self.queue.is_empty() && self.lent == 0 && !self.has_waiting_batch && self.writer != Activity::Writing
     }
 

@@ -16,7 +16,7 @@ def code_of(path):
     """The lines of a file that are neither blank, nor comments, nor a unit test at its end."""
     lines, kept = path.read_text().splitlines(), []
     for number, line in enumerate(lines):
-        if line == "#[cfg(test)]" and re.match(r"mod \w*tests? *\{", lines[number + 1]):
+        if line.startswith(("#[cfg(test)]", "#[cfg(all(test,")) and re.match(r"mod \w+ *\{", lines[number + 1]):
             break
         if line.strip() and not line.strip().startswith("//"):
             kept.append(line)

@@ -13,7 +13,6 @@ use crate::{
     framing::{read::ReadEnd, write::Written},
     meter::Meter,
     outbox::AnyOutbox,
-    task::dispose,
     transport::{ReadHalf, WriteHalf},
 };
 
@@ -33,17 +32,9 @@ pub(crate) trait ReadingHook: Send + Sync {
     fn prepare(&self, addr: SocketAddr, own_side: ConnectionSide, meter: Meter) -> RunReader;
 }
 
-/// What a connection needs of Writing.
-pub(crate) struct PreparedWriter {
-    /// Where messages are queued.
-    pub(crate) outbox: Arc<dyn AnyOutbox>,
-    /// Writes them.
-    pub(crate) run: RunWriter,
-}
-
 pub(crate) trait WritingHook: Send + Sync {
-    /// Calls the user's `codec`.
-    fn prepare(&self, addr: SocketAddr, own_side: ConnectionSide, meter: Meter) -> PreparedWriter;
+    /// Calls the user's `codec`. Returns where messages are queued, and what writes them.
+    fn prepare(&self, addr: SocketAddr, own_side: ConnectionSide, meter: Meter) -> (Arc<dyn AnyOutbox>, RunWriter);
 }
 
 pub(crate) trait OnConnectHook: Send + Sync {
@@ -69,17 +60,6 @@ pub(crate) struct HookSet {
     pub(crate) on_connect: Option<Arc<dyn OnConnectHook>>,
     /// When a connection ends.
     pub(crate) on_disconnect: Option<Arc<dyn OnDisconnectHook>>,
-}
-
-impl Drop for HookSet {
-    /// Each hook owns a user's struct, whose drop may panic.
-    fn drop(&mut self) {
-        dispose(self.handshake.take());
-        dispose(self.reading.take());
-        dispose(self.writing.take());
-        dispose(self.on_connect.take());
-        dispose(self.on_disconnect.take());
-    }
 }
 
 /// A node's hooks, until the node has shut down.

@@ -3,7 +3,7 @@
 //! The registry owns it; removing it from there stops the connection's tasks. The tasks themselves own the halves of the
 //! stream and refer to the link weakly.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, mem, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::{runtime::Handle, task::AbortHandle};
@@ -18,41 +18,79 @@ use crate::{
     transport::{ReadHalf, WriteHalf, say_brief_farewell},
 };
 
-/// What no task owns: the halves of the stream, kept so that it stays open, and the loops that have not been started.
-pub(crate) struct Dormant {
+/// The reading half of the stream, or what reads it.
+#[derive(Default)]
+pub(crate) enum ReadSide {
     /// Without Reading.
-    pub(crate) read: Option<ReadHalf>,
-    /// Without Writing, or before the first message.
-    pub(crate) write: Option<WriteHalf>,
+    Unread(#[expect(dead_code, reason = "it keeps the stream open")] ReadHalf),
     /// With Reading, before `on_connect` has begun.
-    pub(crate) reader: Option<BoxFuture<'static, ReadEnd>>,
-    /// With Writing, before the first message.
-    pub(crate) writer: Option<DormantWriter>,
+    Ready(BoxFuture<'static, ReadEnd>),
+    /// Started. The handle keeps the memory of a task that has ended.
+    Running(AbortHandle),
+    /// Being started, or stopped; or the handshake has not given the stream back.
+    #[default]
+    Gone,
 }
 
-impl Dormant {
-    fn is_used_up(&self) -> bool {
-        self.read.is_none() && self.write.is_none() && self.reader.is_none()
+/// The writing half of the stream, or what writes to it. Boxed: a connection that has sent something has no room for it.
+#[derive(Default)]
+pub(crate) enum WriteSide {
+    /// Without Writing: kept, so that the stream stays open.
+    Unwritten(Box<WriteHalf>),
+    /// With Writing, before the first message.
+    Ready(Box<(WriteHalf, RunWriter)>),
+    /// Started. The handle keeps the memory of a task that has ended.
+    Running(AbortHandle),
+    /// Being started, or stopped; or the handshake has not given the stream back.
+    #[default]
+    Gone,
+}
+
+impl ReadSide {
+    fn take_ready(&mut self) -> Option<BoxFuture<'static, ReadEnd>> {
+        match mem::take(self) {
+            Self::Ready(reader) => Some(reader),
+            other => {
+                *self = other;
+                None
+            }
+        }
     }
 }
 
-/// A write loop that has had nothing to write so far.
-pub(crate) struct DormantWriter {
-    /// Runs it.
-    pub(crate) run: RunWriter,
+impl WriteSide {
+    fn take_ready(&mut self) -> Option<(WriteHalf, RunWriter)> {
+        match mem::take(self) {
+            Self::Ready(ready) => Some(*ready),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    /// Takes the half that nobody writes to.
+    fn take_half(&mut self) -> Option<WriteHalf> {
+        match mem::take(self) {
+            Self::Unwritten(half) => Some(*half),
+            Self::Ready(ready) => Some(ready.0),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
-/// The parts of a connection that run, and those that do not. A handle keeps the memory of a task that has ended.
+/// The parts of a connection that run, and those that do not.
 #[derive(Default)]
 struct Parts {
-    /// With Reading, once it is started.
-    reader: Option<AbortHandle>,
-    /// With Writing, from the first message on.
-    writer: Option<AbortHandle>,
+    /// Reads.
+    read: ReadSide,
+    /// Writes.
+    write: WriteSide,
     /// Only while it runs, and if it may be aborted.
     on_connect: Option<AbortHandle>,
-    /// `None` if there are none, as is usual once a message has been sent.
-    dormant: Option<Box<Dormant>>,
     /// Whether nothing runs any more: what was about to be started is aborted.
     is_stopped: bool,
     /// Whether `on_connect` has returned: its handle, which may come later, is not kept.
@@ -82,11 +120,12 @@ impl Link {
         outbox: Option<Arc<dyn AnyOutbox>>,
         is_wrapped: bool,
         runtime: Handle,
-        dormant: Dormant,
+        read: ReadSide,
+        write: WriteSide,
     ) -> Self {
-        let has_reader = dormant.reader.is_some();
-        let dormant = (!dormant.is_used_up()).then(|| Box::new(dormant));
-        Self { info, outbox, is_wrapped, has_reader, runtime, parts: Mutex::new(Parts { dormant, ..Parts::default() }) }
+        let has_reader = matches!(read, ReadSide::Ready(_));
+        let parts = Mutex::new(Parts { read, write, ..Parts::default() });
+        Self { info, outbox, is_wrapped, has_reader, runtime, parts }
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
@@ -104,37 +143,38 @@ impl Link {
     /// Starts `on_connect`; what `begin` returns is aborted when the link is stopped.
     pub(crate) fn start_on_connect(&self, begin: impl FnOnce() -> Option<AbortHandle>) {
         if let Some(handle) = begin() {
-            self.keep(handle, |parts| (!parts.is_on_connect_done).then_some(&mut parts.on_connect));
+            self.keep(handle, |parts, handle| {
+                if !parts.is_on_connect_done {
+                    parts.on_connect = Some(handle);
+                }
+            });
         }
     }
 
     /// Starts the reader, unless there is none or the link has been stopped meanwhile.
     pub(crate) fn start_reader(&self, begin: impl FnOnce(BoxFuture<'static, ReadEnd>) -> AbortHandle) {
-        let mut parts = self.parts.lock();
-        let Some(reader) = parts.dormant.as_mut().and_then(|dormant| dormant.reader.take()) else { return };
-        parts.dormant.take_if(|dormant| dormant.is_used_up());
-        drop(parts);
-        self.keep(begin(reader), |parts| Some(&mut parts.reader));
+        let ready = self.parts.lock().read.take_ready();
+        if let Some(reader) = ready {
+            self.keep(begin(reader), |parts, handle| parts.read = ReadSide::Running(handle));
+        }
     }
 
     /// Starts the writer, for the first message, unless the link has been stopped meanwhile.
-    pub(crate) fn start_writer(&self, begin: impl FnOnce(WriteHalf, DormantWriter) -> AbortHandle) {
-        let mut parts = self.parts.lock();
-        let Some(dormant) = parts.dormant.as_mut() else { return };
-        let (Some(half), Some(writer)) = (dormant.write.take(), dormant.writer.take()) else { return };
-        parts.dormant.take_if(|dormant| dormant.is_used_up());
-        drop(parts);
-        self.keep(begin(half, writer), |parts| Some(&mut parts.writer));
+    pub(crate) fn start_writer(&self, begin: impl FnOnce(WriteHalf, RunWriter) -> AbortHandle) {
+        let ready = self.parts.lock().write.take_ready();
+        if let Some((half, run)) = ready {
+            self.keep(begin(half, run), |parts, handle| parts.write = WriteSide::Running(handle));
+        }
     }
 
     /// Keeps the handle of a task that has been spawned, which may have ended, or been told to stop, in the meantime.
-    fn keep(&self, handle: AbortHandle, place: impl FnOnce(&mut Parts) -> Option<&mut Option<AbortHandle>>) {
+    fn keep(&self, handle: AbortHandle, place: impl FnOnce(&mut Parts, AbortHandle)) {
         let mut parts = self.parts.lock();
         if parts.is_stopped {
             drop(parts);
             handle.abort();
-        } else if let Some(place) = place(&mut parts) {
-            *place = Some(handle);
+        } else {
+            place(&mut parts, handle);
         }
     }
 
@@ -158,8 +198,8 @@ impl Link {
         let is_flushed = self.outbox.as_ref().is_none_or(|outbox| outbox.finish());
         let flush_time = self.outbox.as_ref().map_or(MAX_FLUSH_TIME, |outbox| outbox.flush_time());
         // A message that was queued before its sender has started the writer still gets it.
-        let dormant = if is_flushed { self.take_write_half() } else { None };
-        if let Some(half) = dormant {
+        let unused = if is_flushed { self.parts.lock().write.take_half() } else { None };
+        if let Some(half) = unused {
             self.info.set_ended();
             say_brief_farewell(half, flush_time).await;
         } else if let Some(outbox) = &self.outbox
@@ -173,10 +213,6 @@ impl Link {
         }
     }
 
-    fn take_write_half(&self) -> Option<WriteHalf> {
-        self.parts.lock().dormant.as_mut().and_then(|dormant| dormant.write.take())
-    }
-
     /// Takes no more messages, drops those that are queued, and stops the tasks.
     pub(crate) fn stop(&self) {
         self.info.set_ended();
@@ -184,16 +220,23 @@ impl Link {
         self.info.tasks().notify();
         let is_flushed = self.outbox.as_ref().is_none_or(|outbox| outbox.abandon());
         let nothing = Parts { is_stopped: true, ..Parts::default() };
-        let Parts { reader, writer, on_connect, dormant, .. } = std::mem::replace(&mut *self.parts.lock(), nothing);
-        // A decoder and a wrapped stream are user code. Whoever else still refers to the link must not keep the socket open.
-        dispose(dormant);
-        for task in [reader, on_connect].into_iter().flatten() {
-            task.abort();
+        let Parts { read, write, on_connect, .. } = mem::replace(&mut *self.parts.lock(), nothing);
+        if let Some(on_connect) = on_connect {
+            on_connect.abort();
         }
+        match read {
+            ReadSide::Running(reader) => reader.abort(),
+            // A decoder and a wrapped stream are user code. Whoever else still refers to the link must not keep the socket open.
+            unused => dispose(unused),
+        }
+        let writer = match write {
+            WriteSide::Running(writer) => writer,
+            unused => return dispose(unused),
+        };
         // A writer with nothing left to write ends by itself, after its farewell to the peer, which is bounded. That of a
         // wrapped stream begins with a wait for the stream.
         let is_leaving = self.outbox.as_ref().is_some_and(|outbox| outbox.is_writer_gone());
-        if let Some(writer) = writer.filter(|_| !is_leaving && (!is_flushed || self.is_wrapped)) {
+        if !is_leaving && (!is_flushed || self.is_wrapped) {
             writer.abort();
         }
     }

@@ -62,7 +62,7 @@ impl Listener {
         &self,
         config: &Config,
         is_closed: impl FnOnce() -> bool,
-        begin: impl FnOnce(Listening),
+        begin: impl FnOnce(Arc<ListeningSocket>),
     ) -> io::Result<Option<SocketAddr>> {
         let addr = config.listener_addr.ok_or_else(error::no_listener_addr)?;
         let mut latest = self.latest.lock();
@@ -84,7 +84,7 @@ impl Listener {
         let addr = socket.addr;
         *latest = Some(Arc::clone(&socket));
         // Under the lock: a shutdown that closes this socket also waits for the task.
-        begin(Listening(socket));
+        begin(socket);
         Ok(Some(addr))
     }
 
@@ -160,19 +160,4 @@ fn reuse_port(socket: &TcpSocket) -> io::Result<()> {
 #[cfg(not(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin")))))]
 fn reuse_port(_: &TcpSocket) -> io::Result<()> {
     Err(error::no_port_reuse())
-}
-
-/// The accept loop's hold of its socket, which closes it: without the loop it would be a socket that nobody accepts from.
-pub(crate) struct Listening(Arc<ListeningSocket>);
-
-impl Listening {
-    pub(crate) fn socket(&self) -> &ListeningSocket {
-        &self.0
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.0.close();
-    }
 }

@@ -5,19 +5,18 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::Future,
+    future::{Future, poll_fn},
     net::SocketAddr,
     pin::Pin,
-    task::{Context, Poll},
 };
 
-use crate::connection::ConnId;
+use crate::{connection::ConnId, task::OnDrop};
 
 /// How many nested hooks are told apart: a hook of one node that polls a hook of another, and so on.
 const MAX_DEPTH: usize = 8;
 
 /// One hook, or a task that runs hooks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Scope {
     /// Identifies the node.
     pub(crate) node: usize,
@@ -33,30 +32,6 @@ thread_local! {
     static DEPTH: Cell<usize> = const { Cell::new(0) };
     /// The outermost first.
     static SCOPES: RefCell<[Scope; MAX_DEPTH]> = const { RefCell::new([OUTSIDE; MAX_DEPTH]) };
-}
-
-/// Leaves the scope when dropped, also by a panic.
-struct Entered;
-
-impl Entered {
-    #[inline]
-    fn new(scope: Scope) -> Self {
-        let depth = DEPTH.get();
-        SCOPES.with_borrow_mut(|scopes| {
-            if let Some(place) = scopes.get_mut(depth) {
-                *place = scope;
-            }
-        });
-        DEPTH.set(depth + 1);
-        Self
-    }
-}
-
-impl Drop for Entered {
-    #[inline]
-    fn drop(&mut self) {
-        DEPTH.set(DEPTH.get() - 1);
-    }
 }
 
 /// Beyond the depth that is recorded the answer is yes: returning early beats waiting for oneself.
@@ -101,77 +76,35 @@ pub(crate) fn is_deep() -> bool {
 }
 
 /// A future that is inside the hooks that it was made in, wherever it is polled.
-pub(crate) struct Inheriting<F> {
-    /// How many scopes there are.
-    depth: usize,
-    /// Those that are recorded.
-    scopes: Box<[Scope; MAX_DEPTH]>,
-    /// What is polled.
-    future: F,
-}
-
-impl<F: Future + Unpin> Inheriting<F> {
-    pub(crate) fn new(future: F) -> Self {
-        Self { depth: DEPTH.get(), scopes: Box::new(SCOPES.with_borrow(|scopes| *scopes)), future }
-    }
-}
-
-impl<F: Future + Unpin> Future for Inheriting<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let _replaced = Replaced::new(self.depth, &self.scopes);
-        Pin::new(&mut self.future).poll(cx)
-    }
-}
-
-/// Puts the scopes back that were there, also after a panic.
-struct Replaced {
-    /// How many there were.
-    depth: usize,
-    /// Those that were recorded.
-    scopes: [Scope; MAX_DEPTH],
-}
-
-impl Replaced {
-    fn new(depth: usize, scopes: &[Scope; MAX_DEPTH]) -> Self {
-        Self { depth: DEPTH.replace(depth), scopes: SCOPES.replace(*scopes) }
-    }
-}
-
-impl Drop for Replaced {
-    fn drop(&mut self) {
-        DEPTH.set(self.depth);
-        SCOPES.set(self.scopes);
-    }
+pub(crate) fn inherited<F: Future + Unpin>(mut future: F) -> impl Future<Output = F::Output> + Unpin {
+    let (depth, scopes) = (DEPTH.get(), Box::new(SCOPES.with_borrow(|scopes| *scopes)));
+    poll_fn(move |cx| {
+        let (depth, scopes) = (DEPTH.replace(depth), SCOPES.replace(*scopes));
+        let _put_back = OnDrop(|| {
+            DEPTH.set(depth);
+            SCOPES.set(scopes);
+        });
+        Pin::new(&mut future).poll(cx)
+    })
 }
 
 /// Polls, marked with a scope.
 pub(crate) fn poll_within<T>(scope: Scope, poll: impl FnOnce() -> T) -> T {
-    let _entered = Entered::new(scope);
+    let depth = DEPTH.get();
+    SCOPES.with_borrow_mut(|scopes| {
+        if let Some(place) = scopes.get_mut(depth) {
+            *place = scope;
+        }
+    });
+    DEPTH.set(depth + 1);
+    let _left_also_by_a_panic = OnDrop(|| DEPTH.set(depth));
     poll()
 }
 
-/// A future that runs hooks; each poll is marked with its scope.
-pub(crate) struct Scoped<F> {
-    /// What each poll is marked with.
-    scope: Scope,
-    /// What runs hooks.
-    future: F,
-}
-
-impl<F: Future + Unpin> Scoped<F> {
-    pub(crate) fn new(scope: Scope, future: F) -> Self {
-        Self { scope, future }
-    }
-}
-
-impl<F: Future + Unpin> Future for Scoped<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        poll_within(self.scope, || Pin::new(&mut self.future).poll(cx))
-    }
+/// A future that runs a hook of the node.
+pub(crate) fn within_hook<F: Future + Unpin>(node: usize, mut future: F) -> impl Future<Output = F::Output> + Unpin {
+    let scope = Scope { node, connection: None };
+    poll_fn(move |cx| poll_within(scope, || Pin::new(&mut future).poll(cx)))
 }
 
 #[cfg(test)]
@@ -180,23 +113,20 @@ mod tests {
 
     use super::*;
 
-    fn hook(node: usize) -> Scope {
-        Scope { node, ..Scope::default() }
-    }
-
     #[test]
     fn a_poll_is_inside_all_the_scopes_that_poll_it_and_no_others() {
         let peer = SocketAddr::from(([10, 0, 0, 1], 1));
         let own = ConnId::new();
-        let inner = Scoped::new(
-            hook(2),
+        let inner = within_hook(
+            2,
             Box::pin(async move {
                 let known = (connection_with(1, peer), connection_with(2, peer));
                 (is_inside_node(1), is_inside_node(2), is_inside_node(3), is_inside_task_of(own), known)
             }),
         );
-        let outer = Scoped::new(Scope { node: 1, connection: Some((own, peer)) }, Box::pin(inner));
-        assert_eq!(outer.now_or_never(), Some((true, true, false, true, (Some(own), None))));
+        let task = Scope { node: 1, connection: Some((own, peer)) };
+        let outer = poll_within(task, || inner.now_or_never());
+        assert_eq!(outer, Some((true, true, false, true, (Some(own), None))));
         assert!(!is_inside_node(1));
         assert_eq!(connection_with(1, peer), None);
     }
@@ -205,7 +135,7 @@ mod tests {
     fn too_deep_to_tell_counts_as_inside() {
         let mut future: BoxFuture<'static, bool> = Box::pin(async { is_inside_node(99) });
         for node in 1..=MAX_DEPTH + 1 {
-            future = Box::pin(Scoped::new(hook(node), future));
+            future = Box::pin(within_hook(node, future));
         }
         assert_eq!(future.now_or_never(), Some(true));
         assert!(!is_inside_node(99));

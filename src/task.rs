@@ -238,9 +238,9 @@ impl TaskCount {
     }
 
     /// Enters until the guard is dropped.
-    pub(crate) fn present(&self) -> Present<'_> {
+    pub(crate) fn present(&self) -> OnDrop<impl FnMut()> {
         self.enter();
-        Present(self)
+        OnDrop(|| self.leave())
     }
 
     pub(crate) fn leave(&self) {
@@ -269,12 +269,14 @@ impl TaskCount {
     }
 }
 
-/// Counts as a task while it lives.
-pub(crate) struct Present<'a>(&'a TaskCount);
+/// Does something when it is dropped, however that comes about: at the end of a block, by a panic, or with a future.
+#[must_use]
+pub(crate) struct OnDrop<F: FnMut()>(pub(crate) F);
 
-impl Drop for Present<'_> {
+impl<F: FnMut()> Drop for OnDrop<F> {
+    #[inline]
     fn drop(&mut self) {
-        self.0.leave();
+        (self.0)();
     }
 }
 

@@ -43,18 +43,10 @@ const BYTES_PER_TURN: usize = 256 * 1024;
 /// 2,048 small ones, as many as a reader's.
 const MESSAGE_WEIGHT: usize = BYTES_PER_TURN / 2048;
 
-/// How a write loop ended.
-pub(crate) enum WriteEnd {
-    /// The outbox was finished and everything has been written.
-    Finished,
-    /// A batch could not be encoded or written.
-    Failed(FailedWrite),
-}
-
 /// What a write loop leaves.
 pub(crate) struct Written<W> {
-    /// How it ended.
-    pub(crate) end: WriteEnd,
+    /// How it ended: the outbox was finished and everything has been written, or a batch could not be encoded or written.
+    pub(crate) end: Result<(), FailedWrite>,
     /// The stream, still open.
     pub(crate) half: W,
     /// Kept until nobody need wait for the writer any more.
@@ -135,10 +127,8 @@ where
     pub(crate) fn run(self) -> impl Future<Output = Written<W>> {
         let mut writer = self;
         async move {
-            let end = match poll_fn(|cx| writer.poll_run(cx)).await {
-                Ok(()) => WriteEnd::Finished,
-                Err(cause) => WriteEnd::Failed(FailedWrite { batch: std::mem::take(&mut writer.batch), cause }),
-            };
+            let end = poll_fn(|cx| writer.poll_run(cx)).await;
+            let end = end.map_err(|cause| FailedWrite { batch: std::mem::take(&mut writer.batch), cause });
             let Some(half) = writer.half.take() else { unreachable!("it is given back once") };
             Written { end, half, presence: writer.outbox.take_over() }
         }

@@ -21,10 +21,7 @@ use tokio::{
 };
 use tokio_util::codec::Encoder;
 
-use super::{
-    Observer, WriteStream,
-    write::{WriteEnd, Writer},
-};
+use super::{Observer, WriteStream, write::Writer};
 use crate::{
     outbox::{AnyOutbox, Outbox, PushError, Queued, WriteSettings},
     press::WriteError,
@@ -181,7 +178,7 @@ proptest! {
             let (queue, observer) = (Arc::clone(&outbox), sent.clone());
             let writer = tokio::spawn(async move {
                 let end = Writer::new(sink, queue, observer).run().await.end;
-                if let WriteEnd::Failed(failed) = end {
+                if let Err(failed) = end {
                     failed.report();
                     return false;
                 }
@@ -251,7 +248,7 @@ fn a_writer_that_has_to_wait_fails_after_its_timeout_and_not_for_want_of_budget(
         assert_eq!(outbox.push(Message::Bytes(vec![1; 64]), None), Ok(Queued::Expected));
         let queue = Arc::clone(&outbox);
         let end = Writer::new(near, queue, Sent::default()).run().await.end;
-        assert!(matches!(end, WriteEnd::Failed(failed) if matches!(failed.cause, WriteError::TimedOut)));
+        assert!(matches!(end, Err(failed) if matches!(failed.cause, WriteError::TimedOut)));
         drop(far);
 
         // A stream that always takes a byte uses up the budget of a turn, and is no reason for a timeout.
@@ -264,7 +261,7 @@ fn a_writer_that_has_to_wait_fails_after_its_timeout_and_not_for_want_of_budget(
             coop::consume_budget().await;
         }
         let end = Writer::new(sink, outbox, Sent::default()).run().await.end;
-        assert!(matches!(end, WriteEnd::Finished));
+        assert!(matches!(end, Ok(())));
         assert_eq!(taken.lock().unwrap().len(), 10_000);
     });
 }
@@ -381,7 +378,7 @@ fn room_that_a_held_up_thread_has_not_seen_yet_is_used_before_the_timeout_fails_
         outbox.finish();
         let end =
             tokio::time::timeout(Duration::from_secs(60), Writer::new(stream, outbox, Sent::default()).run()).await;
-        assert!(matches!(end.expect("the flush has a timeout").end, WriteEnd::Finished));
+        assert!(matches!(end.expect("the flush has a timeout").end, Ok(())));
     });
 }
 

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     framing::{
         Observer, WriteStream,
-        write::{WriteEnd, Writer, Written},
+        write::{Writer, Written},
     },
     outbox::{AnyOutbox, Outbox, Processing, PushError, Queued, WriteSettings},
     press::WriteError,
@@ -377,7 +377,7 @@ impl Driver {
         let Written { end, half: _, presence } = written;
         let mut ledger = self.ledger.lock();
         match end {
-            WriteEnd::Finished => {
+            Ok(()) => {
                 assert!(ledger.is_closed, "finished, and nobody asked for it");
                 assert_eq!(ledger.stream_failure, None, "finished, and the stream has failed");
                 if !ledger.is_abandoned {
@@ -386,7 +386,7 @@ impl Driver {
                     assert_eq!((ledger.taken, ledger.flushed), (ledger.encoded.len(), ledger.encoded.len()));
                 }
             }
-            WriteEnd::Failed(failed) => {
+            Err(failed) => {
                 let kind = failed.cause.to_error().kind();
                 match &failed.cause {
                     WriteError::TimedOut => {

@@ -8,15 +8,26 @@ use tracing::{debug, error, field::display, warn};
 
 use self::failures::{Failures, Step};
 use super::{setup::accept, spawn_counted};
-use crate::{kernel::Kernel, listener::Listening, task::wait_until};
+use crate::{
+    kernel::Kernel,
+    listener::ListeningSocket,
+    task::{OnDrop, wait_until},
+};
 
 mod failures;
 
 /// Switches listening on or off; returns the bound address when it is on.
 pub(crate) fn toggle_listener(kernel: &Arc<Kernel>) -> io::Result<Option<SocketAddr>> {
     let is_closed = || kernel.registry.is_closed();
-    let toggled = kernel.listener.toggle(&kernel.config, is_closed, |listening| {
-        spawn_counted(kernel, None, Box::pin(accept_connections(listening, Arc::clone(kernel))));
+    let toggled = kernel.listener.toggle(&kernel.config, is_closed, |socket| {
+        let (own, socket_of_loop) = (Arc::clone(kernel), Arc::clone(&socket));
+        // Made here: the task may be dropped before its first poll. Without the loop nobody would accept from the socket.
+        let closed_at_the_end = OnDrop(move || _ = socket.close());
+        let accepting = async move {
+            accept_connections(&socket_of_loop, &own).await;
+            drop(closed_at_the_end);
+        };
+        spawn_counted(kernel, None, Box::pin(accepting));
     });
     match &toggled {
         Ok(Some(addr)) => debug!(parent: &kernel.span, %addr, "listening"),
@@ -29,8 +40,7 @@ pub(crate) fn toggle_listener(kernel: &Arc<Kernel>) -> io::Result<Option<SocketA
     toggled
 }
 
-async fn accept_connections(listening: Listening, kernel: Arc<Kernel>) {
-    let socket = listening.socket();
+async fn accept_connections(socket: &ListeningSocket, kernel: &Arc<Kernel>) {
     let mut closed = pin!(socket.wait_until_closed());
     let mut failures = Failures::default();
     loop {
@@ -51,10 +61,10 @@ async fn accept_connections(listening: Listening, kernel: Arc<Kernel>) {
                 let permit = match Arc::clone(&kernel.setups).try_acquire_owned() {
                     Ok(permit) => Some(permit),
                     // Boxed, as is the pause below: a node that waits for somebody to come keeps no room for what is rare.
-                    Err(_none_left) => Box::pin(next_permit(&kernel)).await,
+                    Err(_none_left) => Box::pin(next_permit(kernel)).await,
                 };
                 if let Some(permit) = permit {
-                    accept(&kernel, stream, addr, permit);
+                    accept(kernel, stream, addr, permit);
                 }
                 continue;
             }

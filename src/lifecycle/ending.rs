@@ -8,13 +8,12 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use futures_util::future::BoxFuture;
 use tokio::{runtime::Handle, sync::oneshot};
 use tracing::debug;
 
 use super::{
     MAX_STOP_TIME,
-    outside::{AbortOnDrop, WithRuntime, first_driven},
+    outside::{first_driven, with_runtime},
     report_panic, spawn_counted,
 };
 use crate::{
@@ -24,8 +23,8 @@ use crate::{
     kernel::Kernel,
     link::Link,
     registry::Teardown,
-    scope::{self, Inheriting, Scope, Scoped},
-    task::{Panicked, bound, caught, poll_once, within},
+    scope,
+    task::{OnDrop, Panicked, bound, caught, poll_once, within},
 };
 
 /// Ends the connection of the address; `false` if there is none or somebody else is ending it.
@@ -41,7 +40,7 @@ pub(crate) async fn disconnect(kernel: &Arc<Kernel>, addr: SocketAddr) -> bool {
         drop(link);
         if let Some(runtime) = first_driven([runtime]) {
             // Timers come after the claim: a runtime that goes away has cut an ending short that is this call's.
-            return WithRuntime::new(runtime, Box::pin(end_by_user(kernel, info))).await.unwrap_or(true);
+            return with_runtime(runtime, Box::pin(end_by_user(kernel, info))).await.unwrap_or(true);
         }
         return claim_by_user(kernel, &info).map(|claim| cut_short(kernel, claim)).is_some();
     }
@@ -77,7 +76,8 @@ async fn hand_over(kernel: &Arc<Kernel>, info: ConnectionInfo) -> bool {
         let has_ended = end_by_user(&own, info).await;
         let _caller_is_gone = tell.send(has_ended);
     });
-    let _stopped_with_the_caller = AbortOnDrop(spawn_counted(kernel, None, Inheriting::new(ending)));
+    let task = spawn_counted(kernel, None, scope::inherited(ending));
+    let _stopped_with_the_caller = OnDrop(|| task.abort());
     // Not told: the runtime goes away.
     told.await.unwrap_or(false)
 }
@@ -87,12 +87,12 @@ async fn hand_over(kernel: &Arc<Kernel>, info: ConnectionInfo) -> bool {
 /// # Cancel safety
 /// Dropping it stops the connection and releases its slot at once.
 pub(super) async fn tear_down(kernel: &Arc<Kernel>, claim: Teardown<Link>, mut failed: Option<FailedWrite>) {
-    // Dropped before the claim is: stopped first, then released.
-    let ending = Ending(claim);
-    let link = ending.0.connection();
+    let link = claim.connection();
+    // Dropped before the claim, which releases the slot.
+    let _stopped_first = OnDrop(|| link.stop());
     if let Some(hook) = kernel.hooks.on_disconnect() {
         let limit = bound(hook.timeout_ms());
-        let mut run = ending.begin(kernel, hook);
+        let mut run = begin(kernel, &claim, hook);
         let begun = poll_once(Pin::new(&mut run)).await;
         // The receipts must not wait for the hook, and the hook may wait for the receipts.
         report_failed_write(link, &mut failed);
@@ -100,27 +100,29 @@ pub(super) async fn tear_down(kernel: &Arc<Kernel>, claim: Teardown<Link>, mut f
             Some(outcome) => Some(outcome),
             None => within(limit, run).await,
         };
-        ending.report(kernel, outcome);
+        report(kernel, link, outcome);
     }
     report_failed_write(link, &mut failed);
-    if ending.0.origin() != DisconnectOrigin::Writing {
+    if claim.origin() != DisconnectOrigin::Writing {
         link.flush().await;
     }
-    debug!(parent: link.info().span(), origin = ?ending.0.origin(), "ended");
+    debug!(parent: link.info().span(), origin = ?claim.origin(), "ended");
 }
 
 /// Ends a connection at once, where nobody can wait: OnDisconnect is begun and cut, nothing is flushed.
 pub(super) fn cut_short(kernel: &Arc<Kernel>, claim: Teardown<Link>) {
-    let ending = Ending(claim);
+    let link = claim.connection();
+    // Dropped before the claim, which releases the slot.
+    let _stopped_first = OnDrop(|| link.stop());
     if let Some(hook) = kernel.hooks.on_disconnect() {
         // So that it can make timers, if they never fire.
-        let _context = ending.0.connection().runtime().enter();
-        let mut run = ending.begin(kernel, hook);
+        let _context = link.runtime().enter();
+        let mut run = begin(kernel, &claim, hook);
         if let Poll::Ready(outcome) = Pin::new(&mut run).poll(&mut Context::from_waker(Waker::noop())) {
-            ending.report(kernel, Some(outcome));
+            report(kernel, link, Some(outcome));
         }
     }
-    debug!(parent: ending.0.connection().info().span(), origin = ?ending.0.origin(), "ended without a runtime");
+    debug!(parent: link.info().span(), origin = ?claim.origin(), "ended without a runtime");
 }
 
 /// Resolves the receipts of a failed batch, and then those of everything behind it.
@@ -133,32 +135,20 @@ fn report_failed_write(link: &Link, failed: &mut Option<FailedWrite>) {
     }
 }
 
-/// OnDisconnect at work.
-type RunningHook = Scoped<BoxFuture<'static, Result<(), Panicked>>>;
-
-/// A claimed ending: stops the connection, then releases its slot.
-struct Ending(Teardown<Link>);
-
-impl Ending {
-    /// The first poll of what this returns begins the hook.
-    fn begin(&self, kernel: &Kernel, hook: Arc<dyn OnDisconnectHook>) -> RunningHook {
-        let (addr, origin) = (self.0.addr(), self.0.origin());
-        let scope = Scope { node: kernel.identity(), ..Scope::default() };
-        Scoped::new(scope, Box::pin(caught(move || hook.on_disconnect(addr, origin))))
-    }
-
-    fn report(&self, kernel: &Kernel, outcome: Option<Result<(), Panicked>>) {
-        let info = self.0.connection().info();
-        match outcome {
-            Some(Ok(())) => {}
-            Some(Err(panicked)) => _ = report_panic(kernel, "on_disconnect", info, &panicked),
-            None => debug!(parent: info.span(), "on_disconnect ran out of time"),
-        }
-    }
+/// The first poll of what this returns begins the hook.
+fn begin(
+    kernel: &Kernel,
+    claim: &Teardown<Link>,
+    hook: Arc<dyn OnDisconnectHook>,
+) -> impl Future<Output = Result<(), Panicked>> + Send + Unpin + use<> {
+    let (addr, origin) = (claim.addr(), claim.origin());
+    scope::within_hook(kernel.identity(), Box::pin(caught(move || hook.on_disconnect(addr, origin))))
 }
 
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.connection().stop();
+fn report(kernel: &Kernel, link: &Link, outcome: Option<Result<(), Panicked>>) {
+    match outcome {
+        Some(Ok(())) => {}
+        Some(Err(panicked)) => _ = report_panic(kernel, "on_disconnect", link.info(), &panicked),
+        None => debug!(parent: link.info().span(), "on_disconnect ran out of time"),
     }
 }

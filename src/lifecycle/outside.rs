@@ -1,15 +1,9 @@
 //! What ends a connection from where none of its tasks runs: outside of every runtime, or when its own is not driven.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::mpsc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{future::poll_fn, sync::mpsc, task::Poll, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::{runtime::Handle, task::AbortHandle};
+use tokio::runtime::Handle;
 
 use crate::task::catch;
 
@@ -30,39 +24,15 @@ pub(super) fn first_driven(runtimes: impl IntoIterator<Item = Handle>) -> Option
     told.recv_timeout(PROBE_TIME).ok()
 }
 
-/// A future whose timers are those of a runtime that polls something else; `None` if that runtime goes away meanwhile.
-pub(super) struct WithRuntime<'a, T> {
-    /// Entered in each poll.
-    runtime: Handle,
-    /// What is polled.
-    future: BoxFuture<'a, T>,
-}
-
-impl<'a, T> WithRuntime<'a, T> {
-    pub(super) fn new(runtime: Handle, future: BoxFuture<'a, T>) -> Self {
-        Self { runtime, future }
-    }
-}
-
-impl<T> Future for WithRuntime<'_, T> {
-    type Output = Option<T>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        let Self { runtime, future } = &mut *self;
+/// Polls a future whose timers are those of a runtime that polls something else; `None` if that runtime goes away meanwhile.
+pub(super) async fn with_runtime<T>(runtime: Handle, mut future: BoxFuture<'_, T>) -> Option<T> {
+    poll_fn(|cx| {
         let _context = runtime.enter();
         // Code of users is caught further inside: what panics here is a timer of a runtime that is shutting down.
         match catch(|| future.as_mut().poll(cx)) {
             Ok(polled) => polled.map(Some),
             Err(_timers_are_gone) => Poll::Ready(None),
         }
-    }
-}
-
-/// Stops a task when it is dropped.
-pub(super) struct AbortOnDrop(pub(super) AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    })
+    .await
 }

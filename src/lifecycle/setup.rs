@@ -27,12 +27,12 @@ use crate::{
     connection::{Connection, ConnectionInfo, ConnectionSide, DisconnectOrigin},
     error,
     framing::write::Written,
-    hooks::{HandshakeHook, HookSet, OnConnectHook, PreparedWriter},
+    hooks::{HandshakeHook, HookSet, OnConnectHook},
     kernel::Kernel,
-    link::{Dormant, DormantWriter, Link},
+    link::{Link, ReadSide, WriteSide},
     meter::Meter,
     registry::{Refusal, Reservation, waiting::Outlook},
-    scope::{Scope, Scoped},
+    scope,
     task::{bound, catch, caught, wait_until, within},
     transport::{self, WriteHalf},
 };
@@ -204,8 +204,7 @@ async fn set_up(
 async fn shake_hands(kernel: &Kernel, hook: Arc<dyn HandshakeHook>, connection: Connection) -> io::Result<Connection> {
     let info = connection.info().clone();
     let (addr, limit_ms) = (info.addr(), hook.timeout_ms());
-    let scope = Scope { node: kernel.identity(), ..Scope::default() };
-    let handshake = Scoped::new(scope, Box::pin(caught(move || hook.perform(connection))));
+    let handshake = scope::within_hook(kernel.identity(), Box::pin(caught(move || hook.perform(connection))));
     match within(bound(limit_ms), handshake).await {
         None => {
             kernel.heuristics().handshake_timeouts.increment();
@@ -262,13 +261,18 @@ fn attach(kernel: &Arc<Kernel>, mut hooks: HookSet, connection: Connection) -> i
     let writer = writer.transpose().map_err(codec_panicked("Writing::codec"))?;
 
     let is_wrapped = write.as_ref().is_some_and(WriteHalf::is_wrapped);
-    let (outbox, writer) = match writer {
-        Some(PreparedWriter { outbox, run }) => (Some(outbox), Some(DormantWriter { run })),
-        None => (None, None),
+    let (outbox, run_writer) = writer.unzip();
+    let read = match (read, reader) {
+        (Some(half), Some(run)) => ReadSide::Ready(run(half, outbox.clone())),
+        (Some(half), None) => ReadSide::Unread(half),
+        (None, _) => ReadSide::Gone,
     };
-    let mut dormant = Dormant { read, write, reader: None, writer };
-    dormant.reader = reader.and_then(|run| dormant.read.take().map(|half| run(half, outbox.clone())));
-    Ok(Arc::new(Link::new(info, outbox, is_wrapped, Handle::current(), dormant)))
+    let write = match (write, run_writer) {
+        (Some(half), Some(run)) => WriteSide::Ready(Box::new((half, run))),
+        (Some(half), None) => WriteSide::Unwritten(Box::new(half)),
+        (None, _) => WriteSide::Gone,
+    };
+    Ok(Arc::new(Link::new(info, outbox, is_wrapped, Handle::current(), read, write)))
 }
 
 /// Begins `on_connect`, which starts the reader; without it, the reader.
@@ -282,7 +286,7 @@ fn begin(kernel: &Arc<Kernel>, on_connect: Option<Arc<dyn OnConnectHook>>, link:
         if is_abortable {
             return Some(spawn_counted(kernel, Some(link.info().clone()), task));
         }
-        Handle::current().spawn(Scoped::new(Scope { node: kernel.identity(), ..Scope::default() }, task));
+        Handle::current().spawn(scope::within_hook(kernel.identity(), task));
         None
     });
 }
@@ -329,7 +333,7 @@ pub(super) fn start_writer_by(
 ) {
     // Whoever ends the connection meanwhile waits for a task that it cannot abort yet.
     let _starting = (kernel.tasks.present(), link.info().tasks().present());
-    link.start_writer(|half, DormantWriter { run }| {
+    link.start_writer(|half, run| {
         spawn(LinkTask::new(run(half), Ender::new(kernel, link, DisconnectOrigin::Writing), after_writing))
     });
 }

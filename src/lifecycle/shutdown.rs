@@ -11,7 +11,7 @@ use futures_util::{
 use super::{
     MAX_STOP_TIME,
     ending::{cut_short, tear_down},
-    outside::{WithRuntime, first_driven},
+    outside::{first_driven, with_runtime},
 };
 use tokio::runtime::Handle;
 
@@ -19,7 +19,7 @@ use crate::{
     kernel::Kernel,
     outbox::MAX_FLUSH_TIME,
     scope,
-    task::{bound, wait_until, within},
+    task::{OnDrop, bound, wait_until, within},
 };
 
 /// Closes the node and ends everything that belongs to it.
@@ -32,7 +32,7 @@ pub(crate) async fn shut_down(kernel: &Arc<Kernel>) {
     }
     let runtimes = kernel.registry.all().into_iter().map(|(_, link)| link.runtime().clone());
     let finished = match first_driven(runtimes) {
-        Some(runtime) => WithRuntime::new(runtime, Box::pin(shut_down_here(kernel))).await,
+        Some(runtime) => with_runtime(runtime, Box::pin(shut_down_here(kernel))).await,
         None => None,
     };
     if finished.is_none() {
@@ -69,30 +69,17 @@ async fn shut_down_here(kernel: &Arc<Kernel>) {
     let rest = finish_shutdown(Arc::clone(kernel), endings.into_iter().collect());
     if scope::is_inside_node(kernel.identity()) {
         // The caller is one of those that the rest waits for.
-        let finisher = Finisher::new(Arc::clone(kernel));
+        kernel.finishers.enter();
+        let own = Arc::clone(kernel);
+        // Made here: the task may be dropped before its first poll.
+        let finished = OnDrop(move || own.finishers.leave());
         tokio::spawn(async move {
             rest.await;
-            drop(finisher);
+            drop(finished);
         });
     } else {
         rest.await;
         kernel.finishers.wait_for_all(MAX_STOP_TIME).await;
-    }
-}
-
-/// Counts a task that finishes a shutdown.
-struct Finisher(Arc<Kernel>);
-
-impl Finisher {
-    fn new(kernel: Arc<Kernel>) -> Self {
-        kernel.finishers.enter();
-        Self(kernel)
-    }
-}
-
-impl Drop for Finisher {
-    fn drop(&mut self) {
-        self.0.finishers.leave();
     }
 }
 

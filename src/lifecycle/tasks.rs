@@ -22,13 +22,13 @@ use crate::{
     framing::{
         WriteStream,
         read::{DRAIN_TIME, ReadEnd},
-        write::{FailedWrite, WriteEnd, WriterPresence, Written},
+        write::{FailedWrite, WriterPresence, Written},
     },
     kernel::Kernel,
     link::Link,
     press::WriteError,
     registry::Teardown,
-    task::{Panicked, catch, dispose},
+    task::{OnDrop, Panicked, catch, dispose},
     transport::{WriteHalf, say_brief_farewell, shut, stay_until_peer_closes},
 };
 
@@ -87,20 +87,7 @@ impl<T> Drop for LinkTask<T> {
     fn drop(&mut self) {
         if let Stage::Running { the_loop, link, .. } = std::mem::replace(&mut self.0, Stage::Done) {
             dispose(the_loop);
-            drop(Unclaimed(&link));
-        }
-    }
-}
-
-/// A connection whose task is to end it, and may be dropped before it does.
-struct Unclaimed<'a>(&'a Ender);
-
-impl Drop for Unclaimed<'_> {
-    fn drop(&mut self) {
-        let link = self.0;
-        if let Some(claim) = link.claim() {
-            debug!(parent: link.info.span(), "a task of the connection was dropped with its runtime");
-            cut_short(&link.kernel, claim);
+            link.end_unclaimed();
         }
     }
 }
@@ -137,10 +124,8 @@ pub(super) fn after_reading(reason: Result<ReadEnd, Panicked>, link: Ender) -> B
 
 pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link: Ender) -> BoxFuture<'static, ()> {
     match written {
-        Ok(Written { end: WriteEnd::Finished, half, presence }) => Box::pin(say_farewell(half, presence, link)),
-        Ok(Written { end: WriteEnd::Failed(failed), half, presence }) => {
-            Box::pin(after_failed_write(failed, half, presence, link))
-        }
+        Ok(Written { end: Ok(()), half, presence }) => Box::pin(say_farewell(half, presence, link)),
+        Ok(Written { end: Err(failed), half, presence }) => Box::pin(after_failed_write(failed, half, presence, link)),
         // The stream is gone with the loop.
         Err(panicked) => Box::pin(async move {
             let failed = FailedWrite::panicked(panicked);
@@ -197,11 +182,12 @@ async fn after_failed_write(failed: FailedWrite, mut half: WriteHalf, presence: 
             failed.report();
             presence.get().abandon();
             drop(presence);
-            let unclaimed = Unclaimed(&link);
-            link.finish_reading().await;
+            let claim = {
+                let _if_dropped_meanwhile = OnDrop(|| link.end_unclaimed());
+                link.finish_reading().await;
+                link.claim()
+            };
             // Not before the claim: the peer learns of it, and may hang up before we have told why the connection ends.
-            let claim = link.claim();
-            drop(unclaimed);
             dispose(half);
             if let Some(claim) = claim {
                 tear_down(&link.kernel, claim, None).await;
@@ -296,6 +282,14 @@ impl Ender {
         self.info.tasks().notify();
         if self.link.upgrade().is_some_and(|link| link.has_reader()) {
             self.info.tasks().wait_for(|| self.info.is_reader_done() || self.info.has_ended(), DRAIN_TIME).await;
+        }
+    }
+
+    /// Ends the connection at once, unless somebody else does: its task has been dropped before it could.
+    fn end_unclaimed(&self) {
+        if let Some(claim) = self.claim() {
+            debug!(parent: self.info.span(), "a task of the connection was dropped with its runtime");
+            cut_short(&self.kernel, claim);
         }
     }
 

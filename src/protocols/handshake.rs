@@ -8,6 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::Adapter;
 use crate::{Pea2Pea, connections::Connection, hooks::HandshakeHook};
 
 /// Secures or configures a connection before it is live: exchanges keys or metadata, wraps the stream, refuses the peer.
@@ -57,7 +58,7 @@ where
     fn enable_handshake(&self) -> impl Future<Output = ()> + Send {
         async move {
             let kernel = self.node().kernel();
-            let hook: Arc<dyn HandshakeHook> = Arc::new(Adapter(self.clone()));
+            let hook: Arc<dyn HandshakeHook> = Adapter::of(self);
             kernel.hooks.enable("handshake", hook, |set| &mut set.handshake, || kernel.registry.is_closed());
         }
     }
@@ -85,8 +86,6 @@ where
         conn.return_stream(stream);
     }
 }
-
-struct Adapter<T>(T);
 
 impl<T: Handshake + Clone + Send + Sync + 'static> HandshakeHook for Adapter<T> {
     fn timeout_ms(&self) -> u64 {

@@ -4,6 +4,10 @@
 //! work from the connection's setup on: [`Handshake`] before it is live, [`Reading`], [`Writing`] and [`OnConnect`] while
 //! it is, [`OnDisconnect`] when it ends. The protocols of one node may be implemented by different types.
 
+use std::sync::Arc;
+
+use crate::task::Disposed;
+
 mod handshake;
 mod on_connect;
 mod on_disconnect;
@@ -21,3 +25,12 @@ const MIN_BUFFER_SIZE: usize = 8 * 1024;
 
 /// The largest capacity taken at once.
 const MAX_BUFFER_SIZE: usize = 64 * 1024 * 1024;
+
+/// A user's struct as a hook of its node. Whoever drops the last hook is safe from a drop that panics.
+struct Adapter<T>(Disposed<T>);
+
+impl<T: Clone> Adapter<T> {
+    fn of(user: &T) -> Arc<Self> {
+        Arc::new(Self(Disposed::new(user.clone())))
+    }
+}

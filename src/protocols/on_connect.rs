@@ -4,6 +4,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
+use super::Adapter;
 use crate::{Pea2Pea, hooks::OnConnectHook};
 
 /// Acts when a connection has gone live, beside its reading and writing.
@@ -42,13 +43,11 @@ where
     fn enable_on_connect(&self) -> impl Future<Output = ()> + Send {
         async move {
             let kernel = self.node().kernel();
-            let hook: Arc<dyn OnConnectHook> = Arc::new(Adapter(self.clone()));
+            let hook: Arc<dyn OnConnectHook> = Adapter::of(self);
             kernel.hooks.enable("on_connect", hook, |set| &mut set.on_connect, || kernel.registry.is_closed());
         }
     }
 }
-
-struct Adapter<T>(T);
 
 impl<T: OnConnect + Clone + Send + Sync + 'static> OnConnectHook for Adapter<T> {
     fn is_abortable(&self) -> bool {

@@ -4,6 +4,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
+use super::Adapter;
 use crate::{Pea2Pea, connections::DisconnectOrigin, hooks::OnDisconnectHook};
 
 /// Acts when a connection ends, while it is still listed.
@@ -45,13 +46,11 @@ where
     fn enable_on_disconnect(&self) -> impl Future<Output = ()> + Send {
         async move {
             let kernel = self.node().kernel();
-            let hook: Arc<dyn OnDisconnectHook> = Arc::new(Adapter(self.clone()));
+            let hook: Arc<dyn OnDisconnectHook> = Adapter::of(self);
             kernel.hooks.enable("on_disconnect", hook, |set| &mut set.on_disconnect, || kernel.registry.is_closed());
         }
     }
 }
-
-struct Adapter<T>(T);
 
 impl<T: OnDisconnect + Clone + Send + Sync + 'static> OnDisconnectHook for Adapter<T> {
     fn timeout_ms(&self) -> u64 {

@@ -4,7 +4,7 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
 use tokio_util::codec::Decoder;
 
-use super::{MAX_BUFFER_SIZE, MIN_BUFFER_SIZE};
+use super::{Adapter, MAX_BUFFER_SIZE, MIN_BUFFER_SIZE};
 use crate::{
     Pea2Pea,
     connections::ConnectionSide,
@@ -110,16 +110,14 @@ where
         async move {
             assert!(Self::MESSAGE_QUEUE_DEPTH > 0, "enable_reading: Reading::MESSAGE_QUEUE_DEPTH is 0");
             let kernel = self.node().kernel();
-            let hook: Arc<dyn ReadingHook> = Arc::new(Adapter(self.clone()));
+            let hook: Arc<dyn ReadingHook> = Adapter::of(self);
             kernel.hooks.enable("reading", hook, |set| &mut set.reading, || kernel.registry.is_closed());
         }
     }
 }
 
-struct Adapter<T>(T);
-
 impl<T: Reading + Clone + Send + Sync + 'static> Adapter<T> {
-    const SETTINGS: ReadSettings = ReadSettings {
+    const READ_SETTINGS: ReadSettings = ReadSettings {
         depth: T::MESSAGE_QUEUE_DEPTH,
         backpressure: T::BACKPRESSURE,
         buffer_size: match T::INITIAL_BUFFER_SIZE {
@@ -141,7 +139,7 @@ impl<T: Reading + Clone + Send + Sync + 'static> ReadingHook for Adapter<T> {
         let user = Disposed::new(self.0.clone());
         Box::new(move |half, outbox| {
             let info = meter.info().clone();
-            let mut reader = Reader::new(half, decoder.into_inner(), &Self::SETTINGS, meter).with_outbox(outbox);
+            let mut reader = Reader::new(half, decoder.into_inner(), &Self::READ_SETTINGS, meter).with_outbox(outbox);
             Box::pin(async move {
                 let process = |message| user.process_message(info.addr(), message);
                 reader.run(process).await

@@ -6,15 +6,15 @@ use tokio::sync::oneshot;
 use tokio_util::codec::Encoder;
 use tracing::debug;
 
-use super::MIN_BUFFER_SIZE;
+use super::{Adapter, MIN_BUFFER_SIZE};
 use crate::{
     Pea2Pea,
     connections::ConnectionSide,
     framing::write::Writer,
-    hooks::{PreparedWriter, WritingHook},
+    hooks::{RunWriter, WritingHook},
     lifecycle,
     meter::Meter,
-    outbox::{Outbox, WriteSettings},
+    outbox::{AnyOutbox, Outbox, WriteSettings},
     task::bound,
 };
 
@@ -103,7 +103,7 @@ where
         async move {
             assert!(Self::MESSAGE_QUEUE_DEPTH > 0, "enable_writing: Writing::MESSAGE_QUEUE_DEPTH is 0");
             let kernel = self.node().kernel();
-            let hook: Arc<dyn WritingHook> = Arc::new(Adapter(self.clone()));
+            let hook: Arc<dyn WritingHook> = Adapter::of(self);
             kernel.hooks.enable("writing", hook, |set| &mut set.writing, || kernel.registry.is_closed());
         }
     }
@@ -157,10 +157,8 @@ where
     }
 }
 
-struct Adapter<T>(T);
-
 impl<T: Writing + Clone + Send + Sync + 'static> Adapter<T> {
-    const SETTINGS: WriteSettings = WriteSettings {
+    const WRITE_SETTINGS: WriteSettings = WriteSettings {
         depth: T::MESSAGE_QUEUE_DEPTH,
         flush_at: match T::INITIAL_BUFFER_SIZE {
             size if size < MIN_BUFFER_SIZE => MIN_BUFFER_SIZE,
@@ -171,11 +169,11 @@ impl<T: Writing + Clone + Send + Sync + 'static> Adapter<T> {
 }
 
 impl<T: Writing + Clone + Send + Sync + 'static> WritingHook for Adapter<T> {
-    fn prepare(&self, addr: SocketAddr, own_side: ConnectionSide, meter: Meter) -> PreparedWriter {
+    fn prepare(&self, addr: SocketAddr, own_side: ConnectionSide, meter: Meter) -> (Arc<dyn AnyOutbox>, RunWriter) {
         let encoder = self.0.codec(addr, own_side);
-        let outbox = Arc::new(Outbox::<T::Message>::new(encoder, &Self::SETTINGS));
+        let outbox = Arc::new(Outbox::<T::Message>::new(encoder, &Self::WRITE_SETTINGS));
         let queue = Arc::clone(&outbox);
         let run = Box::new(move |half| Box::pin(Writer::new(half, queue, meter).run()) as _);
-        PreparedWriter { outbox, run }
+        (outbox, run)
     }
 }

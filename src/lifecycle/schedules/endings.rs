@@ -1,6 +1,6 @@
 //! Endings that race: for the claim, with a successor at the same address, and with their own cancellation.
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{future::poll_fn, pin::pin, task::Poll};
 
 use shuttle::{future::block_on, thread};
 

@@ -1,6 +1,6 @@
 //! A reader that waits for room, a reader that finishes after a write has failed, and an ending that is handed to a task.
 
-use std::{future::poll_fn, io::ErrorKind, sync::Arc};
+use std::{future::poll_fn, io::ErrorKind};
 
 use futures_util::FutureExt;
 use shuttle::{future::block_on, thread};
@@ -8,7 +8,7 @@ use shuttle::{future::block_on, thread};
 use super::{
     Sight, below, drive, explore,
     sending::Traffic,
-    stage::{Remains, Stage, addr, driven},
+    stage::{Remains, Stage, addr},
     wire::{Mood, Peer, give_way},
 };
 use crate::{
@@ -196,7 +196,7 @@ fn an_ending_that_is_handed_over_ends_once_and_stops_with_its_caller() {
 
 /// Runs inside of so many hooks that another one gets a stack of its own.
 fn deep<T>(run: impl FnOnce() -> T) -> T {
-    let scope = Scope { node: usize::MAX, ..Scope::default() };
+    let scope = Scope { node: usize::MAX, connection: None };
     let mut run = Some(run);
     let mut innermost = || run.take().map(|run| run());
     let mut nested: Box<dyn FnMut() -> Option<T> + '_> = Box::new(&mut innermost);

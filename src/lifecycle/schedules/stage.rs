@@ -34,11 +34,11 @@ use crate::{
     config::Config,
     connection::{ConnId, ConnectionInfo, ConnectionSide, DisconnectOrigin},
     framing::{read::ReadEnd, write::Writer},
-    hooks::{OnDisconnectHook, PreparedWriter, WritingHook},
+    hooks::{OnDisconnectHook, RunWriter, WritingHook},
     kernel::Kernel,
-    link::{Dormant, DormantWriter, Link},
+    link::{Link, ReadSide, WriteSide},
     meter::Meter,
-    outbox::{Outbox, WriteSettings},
+    outbox::{AnyOutbox, Outbox, WriteSettings},
     press::Receipt,
     registry::{Counts, Refusal, Reservation},
     task::wait_until,
@@ -74,7 +74,7 @@ impl OnDisconnectHook for Endings {
 struct IsEnabled;
 
 impl WritingHook for IsEnabled {
-    fn prepare(&self, _: SocketAddr, _: ConnectionSide, _: Meter) -> PreparedWriter {
+    fn prepare(&self, _: SocketAddr, _: ConnectionSide, _: Meter) -> (Arc<dyn AnyOutbox>, RunWriter) {
         unreachable!("nothing is set up")
     }
 }
@@ -161,11 +161,11 @@ impl Stage {
         let outbox = Arc::new(Outbox::<Message>::new(PairEncoder::new(&self.encoded_by_senders), &SETTINGS));
         let (queue, meter) = (Arc::clone(&outbox), Meter::new(Arc::clone(&kernel.traffic), info.clone()));
         let run = Box::new(move |half| Box::pin(Writer::new(half, queue, meter).run()) as _);
-        let writer = Some(DormantWriter { run });
-        let write = Transport::from_stream(peer.stream()).split().map(|(_, write)| write);
-        let dormant = Dormant { read: None, write, reader, writer };
+        let half = Transport::from_stream(peer.stream()).split().map(|(_, write)| write);
+        let write = half.map_or(WriteSide::Gone, |half| WriteSide::Ready(Box::new((half, run))));
+        let read = reader.map_or(ReadSide::Gone, ReadSide::Ready);
         // Only of a wrapped stream is the farewell of a writer that has nothing to write waited for.
-        Arc::new(Link::new(info, Some(outbox), below(2) == 0, Handle::current(), dormant))
+        Arc::new(Link::new(info, Some(outbox), below(2) == 0, Handle::current(), read, write))
     }
 
     /// The end of a setup, with a made-up link.

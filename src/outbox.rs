@@ -183,16 +183,18 @@ impl<M: Send + 'static> Outbox<M> {
     /// Does what follows from something that has happened: wakes, and drops what is the user's.
     #[inline]
     fn clean_up(&self, aftermath: Aftermath<M>) {
-        let Aftermath { wakes_writer, reader, queue, press } = aftermath;
+        let Aftermath { wakes_writer, reader, remains } = aftermath;
         if wakes_writer {
             self.wake_writer();
         }
         if let Some(reader) = reader {
             reader.wake();
         }
-        dispose_all(queue);
-        if let Some(press) = press {
-            press.discard();
+        if let Some((queue, press)) = remains {
+            dispose_all(queue);
+            if let Some(press) = press {
+                press.discard();
+            }
         }
     }
 }

@@ -141,10 +141,8 @@ pub(super) struct Aftermath<M> {
     pub(super) wakes_writer: bool,
     /// The reader, to be woken.
     pub(super) reader: Option<Box<Waker>>,
-    /// To be discarded: messages that are abandoned.
-    pub(super) queue: VecDeque<Item<M>>,
-    /// To be discarded: messages that are abandoned, and the encoder.
-    pub(super) press: Option<Box<Press<M>>>,
+    /// To be discarded: the encoder, and all messages that were queued.
+    pub(super) remains: Option<(VecDeque<Item<M>>, Option<Box<Press<M>>>)>,
 }
 
 impl<M> State<M> {
@@ -260,7 +258,7 @@ impl<M> State<M> {
     /// Whoever encoded brings the press back. What was not encoded goes in front of what was queued in the meantime.
     pub(super) fn returned(&mut self, mut press: Box<Press<M>>, settings: &WriteSettings) -> Aftermath<M> {
         if self.intake == Intake::Abandoned {
-            return Aftermath { wakes_writer: false, reader: None, queue: VecDeque::new(), press: Some(press) };
+            return Aftermath { wakes_writer: false, reader: None, remains: Some((VecDeque::new(), Some(press))) };
         }
         if !press.queue.is_empty() {
             press.queue.append(&mut self.queue);
@@ -273,7 +271,7 @@ impl<M> State<M> {
         if wakes_writer {
             self.writer = Activity::Due;
         }
-        Aftermath { wakes_writer, reader: self.hand_out_room(settings), queue: VecDeque::new(), press: None }
+        Aftermath { wakes_writer, reader: self.hand_out_room(settings), remains: None }
     }
 
     /// The reader asks for room. Takes its waker if there is none; returns the one that it replaces.
@@ -305,15 +303,15 @@ impl<M> State<M> {
             self.intake = Intake::Finishing;
             self.finished_at = Some(now);
         }
-        Aftermath { wakes_writer: true, reader: self.hand_out_room(settings), queue: VecDeque::new(), press: None }
+        Aftermath { wakes_writer: true, reader: self.hand_out_room(settings), remains: None }
     }
 
     /// Messages are taken no more, and those that are queued are dropped.
     pub(super) fn abandon(&mut self, settings: &WriteSettings) -> Aftermath<M> {
         self.intake = Intake::Abandoned;
         self.has_waiting_batch = false;
-        let (queue, press) = (std::mem::take(&mut self.queue), self.press.take());
-        Aftermath { wakes_writer: true, reader: self.hand_out_room(settings), queue, press }
+        let remains = Some((std::mem::take(&mut self.queue), self.press.take()));
+        Aftermath { wakes_writer: true, reader: self.hand_out_room(settings), remains }
     }
 
     /// When messages were taken no more.

@@ -9,7 +9,7 @@
 //! The writer is started by the first message and is woken outside of the lock, which may be taken under that of the
 //! registry, and never around it.
 
-mod crowding;
+pub(crate) mod crowding;
 mod ending;
 mod sending;
 mod state;
@@ -24,7 +24,6 @@ use std::{
 use tokio_util::codec::Encoder;
 
 pub(crate) use {
-    crowding::Processing,
     ending::MAX_FLUSH_TIME,
     sending::Queued,
     state::{Placed, PushError},

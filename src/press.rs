@@ -71,12 +71,6 @@ pub(crate) struct Batch {
     failure: Option<Box<WriteError>>,
 }
 
-impl Drop for Batch {
-    fn drop(&mut self) {
-        scratch::give_back(&mut self.bytes);
-    }
-}
-
 impl Batch {
     /// Gives up the memory that an empty batch does not need.
     #[inline]

@@ -14,7 +14,7 @@ use tokio::{io::AsyncRead, time::Sleep};
 use tokio_util::{codec::Decoder, io::poll_read_buf};
 
 use super::{
-    Observer, Tally,
+    Observer,
     read::{ReadEnd, Reader, Until},
 };
 use crate::{
@@ -31,6 +31,17 @@ const READS_WHILE_FULL: u32 = 8;
 
 /// How many messages are decoded at most before a look at the clock: the default depth of the queue.
 const MAX_SLICE: usize = 64;
+
+/// What one run of the decoder has brought.
+#[derive(Default)]
+struct Tally {
+    /// Messages decoded.
+    messages: usize,
+    /// Their bytes.
+    bytes: usize,
+    /// Those of them that did not fit.
+    dropped: usize,
+}
 
 impl<R, D, O> Reader<R, D, O>
 where
@@ -70,10 +81,12 @@ where
                     }
                 }
                 let slice = if self.pace.is_slow() { self.pace.unit() } else { MAX_SLICE };
-                match catch(|| self.decode_available(slice)) {
-                    Ok(messages) => decoded = messages,
-                    Err(panicked) => self.end = Some(Box::new(ReadEnd::DecoderPanicked(panicked))),
+                let mut tally = Tally::default();
+                if let Err(panicked) = catch(|| self.decode_available(slice, &mut tally)) {
+                    self.end = Some(Box::new(ReadEnd::DecoderPanicked(panicked)));
                 }
+                self.report(&tally);
+                decoded = tally.messages;
                 continue;
             }
             decoded = 0;
@@ -132,15 +145,23 @@ where
         }
     }
 
+    fn report(&self, tally: &Tally) {
+        if tally.messages > 0 {
+            self.observer.received(tally.messages, tally.bytes);
+        }
+        if tally.dropped > 0 {
+            self.observer.dropped(tally.dropped);
+        }
+    }
+
     /// Decodes until the decoder needs more bytes, the queue is full, or the stream cannot go on, but so many messages at
-    /// most; returns how many.
-    fn decode_available(&mut self, slice: usize) -> usize {
+    /// most. What it has brought counts even if the decoder panics.
+    fn decode_available(&mut self, slice: usize, tally: &mut Tally) {
         let buffer = scratch::restore(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
-        let mut tally = Tally { observer: &self.observer, messages: 0, bytes: 0, dropped: 0 };
         loop {
             let is_full = self.queue.len() >= self.settings.depth;
             if (is_full && self.settings.backpressure) || tally.messages == slice {
-                return tally.messages;
+                return;
             }
             let before = buffer.len();
             let decoded = if self.eof { self.decoder.decode_eof(buffer) } else { self.decoder.decode(buffer) };
@@ -161,7 +182,7 @@ where
                     self.stalls = if consumed == 0 { self.stalls + 1 } else { 0 };
                     if self.stalls > MAX_STALLS {
                         self.end = Some(Box::new(ReadEnd::Decoding(error::no_progress(MAX_STALLS))));
-                        return tally.messages;
+                        return;
                     }
                 }
                 Ok(None) => {
@@ -169,12 +190,12 @@ where
                     if self.eof {
                         self.end = Some(Box::new(ReadEnd::Eof));
                     }
-                    return tally.messages;
+                    return;
                 }
                 Err(error) => {
                     let end = if self.eof { ReadEnd::Truncated } else { ReadEnd::Decoding };
                     self.end = Some(Box::new(end(error)));
-                    return tally.messages;
+                    return;
                 }
             }
         }

@@ -51,29 +51,6 @@ pub(crate) trait Observer: Send {
     fn unsent(&self, messages: usize, bytes: usize);
 }
 
-/// Reports what one run of the decoder brought, also when it panics in the middle.
-struct Tally<'a, O: Observer> {
-    /// Who is told.
-    observer: &'a O,
-    /// Messages decoded.
-    messages: usize,
-    /// Their bytes.
-    bytes: usize,
-    /// Those of them that did not fit.
-    dropped: usize,
-}
-
-impl<O: Observer> Drop for Tally<'_, O> {
-    fn drop(&mut self) {
-        if self.messages > 0 {
-            self.observer.received(self.messages, self.bytes);
-        }
-        if self.dropped > 0 {
-            self.observer.dropped(self.dropped);
-        }
-    }
-}
-
 #[cfg(test)]
 mod idle_tests;
 #[cfg(test)]

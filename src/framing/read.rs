@@ -32,7 +32,7 @@ use tokio_util::codec::Decoder;
 
 use super::{Observer, hold::Gate, idle::IdleClock};
 use crate::{
-    outbox::{AnyOutbox, Processing},
+    outbox::{AnyOutbox, crowding},
     scratch,
     task::{Disposed, Panicked, Shield, catch, dispose_all, poll_yield},
     turn::{Pace, Turn},
@@ -200,9 +200,9 @@ where
         processing: &mut Shield<'_, F>,
         process: &mut impl FnMut(D::Item) -> F,
     ) -> Poll<ReadEnd> {
-        let sends = Processing::begin(std::mem::take(&mut self.is_crowded));
-        let polled = self.poll_turn(cx, timer, &sends, processing, process);
-        self.is_crowded = sends.is_crowded() && !processing.is_clear();
+        let _ended_after_the_turn = crowding::begin_processing(std::mem::take(&mut self.is_crowded));
+        let polled = self.poll_turn(cx, timer, processing, process);
+        self.is_crowded = crowding::is_crowded() && !processing.is_clear();
         polled
     }
 
@@ -210,7 +210,6 @@ where
         &mut self,
         cx: &mut Context<'_>,
         mut timer: Pin<&mut Option<Sleep>>,
-        sends: &Processing,
         processing: &mut Shield<'_, F>,
         process: &mut impl FnMut(D::Item) -> F,
     ) -> Poll<ReadEnd> {
@@ -231,7 +230,7 @@ where
             let run = || {
                 loop {
                     if processing.is_clear() {
-                        if queue.is_empty() || pace.is_look_due() || observer.has_ended() || sends.is_crowded() {
+                        if queue.is_empty() || pace.is_look_due() || observer.has_ended() || crowding::is_crowded() {
                             return Poll::Ready(());
                         }
                         let Some(message) = queue.pop_front() else { return Poll::Ready(()) };
@@ -250,7 +249,7 @@ where
             if self.observer.has_ended() {
                 return Poll::Ready(ReadEnd::Stopped);
             }
-            let is_crowded = !self.queue.is_empty() && sends.take_crowded();
+            let is_crowded = !self.queue.is_empty() && crowding::take_crowded();
             if is_crowded {
                 self.gate.give_way();
             }

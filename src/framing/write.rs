@@ -44,13 +44,11 @@ const BYTES_PER_TURN: usize = 256 * 1024;
 const MESSAGE_WEIGHT: usize = BYTES_PER_TURN / 2048;
 
 /// What a write loop leaves.
-pub(crate) struct Written<W> {
+pub(crate) struct Written<W: WriteStream> {
     /// How it ended: the outbox was finished and everything has been written, or a batch could not be encoded or written.
     pub(crate) end: Result<(), FailedWrite>,
-    /// The stream, still open.
-    pub(crate) half: W,
-    /// Kept until nobody need wait for the writer any more.
-    pub(crate) presence: WriterPresence,
+    /// With the stream, still open. Kept until nobody need wait for the writer any more.
+    pub(crate) presence: WriterPresence<W>,
 }
 
 /// A batch that failed; dropping it resolves its receipts to `Err(_)`, as if the connection had merely gone away.
@@ -75,10 +73,8 @@ impl FailedWrite {
 
 /// The writing end of an outbox.
 pub(crate) struct Writer<W: WriteStream, M: Send + 'static, O> {
-    /// Where the bytes go; `None` when it has been given back.
-    half: Option<W>,
-    /// Where the messages come from.
-    outbox: WriterPresence<Outbox<M>>,
+    /// Where the messages come from, and where the bytes go.
+    presence: WriterPresence<W, Outbox<M>>,
     /// What is being written.
     batch: Batch,
     /// How many of its bytes the OS has taken.
@@ -103,10 +99,8 @@ where
     O: Observer,
 {
     pub(crate) fn new(half: W, outbox: Arc<Outbox<M>>, observer: O) -> Self {
-        let outbox = WriterPresence(Some(outbox));
         Self {
-            half: Some(half),
-            outbox,
+            presence: WriterPresence { half: Some(half), outbox: Some(outbox) },
             batch: Batch::default(),
             written: 0,
             is_flushed: true,
@@ -129,8 +123,8 @@ where
         async move {
             let end = poll_fn(|cx| writer.poll_run(cx)).await;
             let end = end.map_err(|cause| FailedWrite { batch: std::mem::take(&mut writer.batch), cause });
-            let Some(half) = writer.half.take() else { unreachable!("it is given back once") };
-            Written { end, half, presence: writer.outbox.take_over() }
+            writer.batch.release_surplus();
+            Written { end, presence: writer.presence.take_over() }
         }
     }
 
@@ -144,7 +138,7 @@ where
                     return poll_yield(cx);
                 }
             }
-            match ready!(self.outbox.get().poll_load(cx, &mut self.batch)) {
+            match ready!(self.presence.get().poll_load(cx, &mut self.batch)) {
                 Load::Finished => return Poll::Ready(Ok(())),
                 load => {
                     self.written = 0;
@@ -192,7 +186,9 @@ where
     /// Pending with nothing left of the turn: it is over. A flush that has to wait then is asked again in the next one, and
     /// only from there on is the peer the one that is slow.
     fn poll_write_and_flush(&mut self, cx: &mut Context<'_>, left_of_turn: &mut usize) -> Poll<io::Result<()>> {
-        let Some(half) = &mut self.half else { unreachable!("it is given back when the loop has ended") };
+        let WriterPresence { half: Some(half), outbox: Some(outbox) } = &mut self.presence else {
+            unreachable!("they are taken when the loop has ended")
+        };
         while self.written < self.batch.bytes().len() {
             if *left_of_turn == 0 {
                 return Poll::Pending;
@@ -211,7 +207,7 @@ where
                 0 => return Poll::Ready(Err(error::write_zero())),
                 count => {
                     self.written += count;
-                    self.outbox.get().note_progress();
+                    outbox.note_progress();
                     *left_of_turn = left_of_turn.saturating_sub(count);
                 }
             }
@@ -221,7 +217,7 @@ where
 
     /// Ready when the batch has waited too long.
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(timeout) = self.outbox.get().settings().timeout else { return Poll::Pending };
+        let Some(timeout) = self.presence.get().settings().timeout else { return Poll::Pending };
         loop {
             let timer = self.timer.get_or_insert_with(|| {
                 self.looked_again = false;
@@ -245,46 +241,48 @@ where
     }
 }
 
-impl<W: WriteStream, M: Send + 'static, O> Drop for Writer<W, M, O> {
-    /// Whoever stops it may have waited for the peer long enough.
-    fn drop(&mut self) {
-        if let Some(half) = self.half.as_ref().filter(|_| self.outbox.get().is_overdue()) {
-            half.reset_when_closed();
-        }
-    }
-}
-
 /// Without budget it is this task that must give way, not the peer that is slow: no time is counted.
 fn give_way<T>(cx: &Context<'_>) -> Poll<T> {
     cx.waker().wake_by_ref();
     Poll::Pending
 }
 
-/// Tells the outbox that its writer is gone, however it went.
-pub(crate) struct WriterPresence<Q: AnyOutbox + ?Sized = dyn AnyOutbox>(
-    /// `None` once another presence has taken over.
-    Option<Arc<Q>>,
-);
+/// The writing end of a connection. Tells the outbox that its writer is gone, however it went.
+pub(crate) struct WriterPresence<W: WriteStream, Q: AnyOutbox + ?Sized = dyn AnyOutbox> {
+    /// Where the bytes go; `None` once it has been taken.
+    half: Option<W>,
+    /// Where the messages come from; `None` once another presence has taken over.
+    outbox: Option<Arc<Q>>,
+}
 
-impl<Q: AnyOutbox + ?Sized> WriterPresence<Q> {
+impl<W: WriteStream, Q: AnyOutbox + ?Sized> WriterPresence<W, Q> {
     pub(crate) fn get(&self) -> &Q {
-        let Some(outbox) = &self.0 else { unreachable!("only a presence that is consumed is taken over") };
+        let Some(outbox) = &self.outbox else { unreachable!("only a presence that is consumed is taken over") };
         outbox
     }
-}
 
-impl<M: Send + 'static> WriterPresence<Outbox<M>> {
-    /// Makes a presence that goes on when the writer is dropped.
-    fn take_over(&mut self) -> WriterPresence {
-        WriterPresence(self.0.take().map(|outbox| outbox as _))
+    /// Takes the stream.
+    pub(crate) fn take_half(&mut self) -> W {
+        let Some(half) = self.half.take() else { unreachable!("it is taken once") };
+        half
     }
 }
 
-impl<Q: AnyOutbox + ?Sized> Drop for WriterPresence<Q> {
+impl<W: WriteStream, M: Send + 'static> WriterPresence<W, Outbox<M>> {
+    /// Makes a presence that goes on when the writer is dropped.
+    fn take_over(&mut self) -> WriterPresence<W> {
+        WriterPresence { half: self.half.take(), outbox: self.outbox.take().map(|outbox| outbox as _) }
+    }
+}
+
+impl<W: WriteStream, Q: AnyOutbox + ?Sized> Drop for WriterPresence<W, Q> {
     fn drop(&mut self) {
-        if let Some(outbox) = &self.0 {
-            outbox.finish();
-            outbox.set_writer_gone();
+        let Some(outbox) = &self.outbox else { return };
+        // Whoever stops the writer may have waited for the peer long enough.
+        if let Some(half) = self.half.as_ref().filter(|_| outbox.is_overdue()) {
+            half.reset_when_closed();
         }
+        outbox.finish();
+        outbox.set_writer_gone();
     }
 }

@@ -26,7 +26,7 @@ use crate::{
         Observer, WriteStream,
         write::{Writer, Written},
     },
-    outbox::{AnyOutbox, Outbox, Processing, PushError, Queued, WriteSettings},
+    outbox::{AnyOutbox, Outbox, PushError, Queued, WriteSettings, crowding},
     press::WriteError,
 };
 
@@ -317,7 +317,7 @@ impl Driver {
 
     /// Sends as `process_message` does: what there is no room for is encoded ahead.
     fn send_from_a_message(&mut self, input: &mut Input<'_>) {
-        let _processing = Processing::begin(false);
+        let _processing = crowding::begin_processing(false);
         let may_stream = std::mem::replace(&mut self.may_stream, true);
         for _ in 0..=input.below(4) {
             self.offer(Manner::choose(input), input.below(4));
@@ -374,7 +374,7 @@ impl Driver {
     }
 
     fn check_end(&self, written: Written<Sink>) {
-        let Written { end, half: _, presence } = written;
+        let Written { end, presence } = written;
         let mut ledger = self.ledger.lock();
         match end {
             Ok(()) => {

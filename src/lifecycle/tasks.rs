@@ -124,8 +124,8 @@ pub(super) fn after_reading(reason: Result<ReadEnd, Panicked>, link: Ender) -> B
 
 pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link: Ender) -> BoxFuture<'static, ()> {
     match written {
-        Ok(Written { end: Ok(()), half, presence }) => Box::pin(say_farewell(half, presence, link)),
-        Ok(Written { end: Err(failed), half, presence }) => Box::pin(after_failed_write(failed, half, presence, link)),
+        Ok(Written { end: Ok(()), presence }) => Box::pin(say_farewell(presence, link)),
+        Ok(Written { end: Err(failed), presence }) => Box::pin(after_failed_write(failed, presence, link)),
         // The stream is gone with the loop.
         Err(panicked) => Box::pin(async move {
             let failed = FailedWrite::panicked(panicked);
@@ -136,7 +136,8 @@ pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link:
 }
 
 /// What a writer does that has written everything: shuts the stream, and stays until the peer has closed it too.
-async fn say_farewell(mut half: WriteHalf, presence: WriterPresence, link: Ender) {
+async fn say_farewell(mut presence: WriterPresence<WriteHalf>, link: Ender) {
+    let mut half = presence.take_half();
     // The reader uses nothing more: what the farewell discards would be missing in it.
     link.info.set_ended();
     if !link.info.stats().has_sent() {
@@ -171,7 +172,8 @@ const MIN_FAREWELLS: usize = 100;
 const STOP_MARGIN: Duration = Duration::from_millis(50);
 
 /// What a writer does whose batch could not be encoded or written.
-async fn after_failed_write(failed: FailedWrite, mut half: WriteHalf, presence: WriterPresence, link: Ender) {
+async fn after_failed_write(failed: FailedWrite, mut presence: WriterPresence<WriteHalf>, link: Ender) {
+    let mut half = presence.take_half();
     report_cause(&failed.cause, &link);
     // From here on a send is refused, whoever ends the connection.
     presence.get().finish();

@@ -4,47 +4,35 @@
 
 use std::cell::Cell;
 
-use crate::sync::thread_local;
+use crate::{sync::thread_local, task::OnDrop};
 
 thread_local! {
     /// `None` unless a reader polls a `process_message`; then, whether a queue has become crowded by what that sent.
     static CROWDED: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
-/// While it exists, this thread polls the messages of a reader. What they send is not refused for want of room where it can be
-/// encoded ahead, and they are told apart from what other readers poll.
+/// Until what this returns is dropped, this thread polls the messages of a reader. What they send is not refused for want of room
+/// where it can be encoded ahead, and they are told apart from what other readers poll. `is_crowded` is what the turn before has
+/// left.
 ///
 /// A queue is crowded when it becomes half full, or full: its writer should have a turn before there are more messages. An edge
 /// and not a level, so a peer that has stalled costs nothing.
-pub(crate) struct Processing {
-    /// What was there: `process_message` may poll a runtime of its own, with readers of its own.
-    before: Option<bool>,
+#[inline]
+pub(crate) fn begin_processing(is_crowded: bool) -> OnDrop<impl FnMut()> {
+    // Put back at the end: `process_message` may poll a runtime of its own, with readers of its own.
+    let before = CROWDED.with(|cell| cell.replace(Some(is_crowded)));
+    OnDrop(move || CROWDED.with(|cell| cell.set(before)))
 }
 
-impl Processing {
-    /// Begins a turn of a reader; `is_crowded` is what the one before has left.
-    #[inline]
-    pub(crate) fn begin(is_crowded: bool) -> Self {
-        Self { before: CROWDED.with(|cell| cell.replace(Some(is_crowded))) }
-    }
-
-    /// Whether a queue has become crowded since that was last taken.
-    #[inline]
-    pub(crate) fn is_crowded(&self) -> bool {
-        CROWDED.with(|cell| cell.get() == Some(true))
-    }
-
-    /// The same, and from now on no queue has.
-    pub(crate) fn take_crowded(&self) -> bool {
-        CROWDED.with(|cell| cell.replace(Some(false)) == Some(true))
-    }
+/// Whether a queue has become crowded since that was last taken.
+#[inline]
+pub(crate) fn is_crowded() -> bool {
+    CROWDED.with(|cell| cell.get() == Some(true))
 }
 
-impl Drop for Processing {
-    #[inline]
-    fn drop(&mut self) {
-        CROWDED.with(|cell| cell.set(self.before));
-    }
+/// The same, and from now on no queue has.
+pub(crate) fn take_crowded() -> bool {
+    CROWDED.with(|cell| cell.replace(Some(false)) == Some(true))
 }
 
 /// Whether the caller is polled by a reader, as `process_message` is.

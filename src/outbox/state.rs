@@ -141,9 +141,12 @@ pub(super) struct Aftermath<M> {
     pub(super) wakes_writer: bool,
     /// The reader, to be woken.
     pub(super) reader: Option<Box<Waker>>,
-    /// To be discarded: the encoder, and all messages that were queued.
-    pub(super) remains: Option<(VecDeque<Item<M>>, Option<Box<Press<M>>>)>,
+    /// To be discarded.
+    pub(super) remains: Option<Remains<M>>,
 }
+
+/// All messages that were queued, and the encoder unless it is out.
+type Remains<M> = (VecDeque<Item<M>>, Option<Box<Press<M>>>);
 
 impl<M> State<M> {
     pub(super) fn new(press: Press<M>) -> Self {

@@ -16,7 +16,7 @@ use super::{
     stage::{Remains, SETTINGS, Stage, addr},
     wire::{Message, Mood, Peer, give_way},
 };
-use crate::outbox::Processing;
+use crate::outbox::crowding;
 
 /// One that has a receipt fills a batch; of those without, which are two bytes and weigh three, four begin before the half
 /// batch is full that the writer adds to its eight bytes.
@@ -59,7 +59,7 @@ impl Traffic {
         let most = if self.with_receipts { MOST_UNWRITTEN_WITH_RECEIPTS } else { MOST_UNWRITTEN };
         let (mut sent, mut refused) = (Vec::new(), 0);
         // Some send from a `process_message`, which encodes ahead on any connection.
-        let _processing = (below(3) == 0).then(|| Processing::begin(false));
+        let _processing = (below(3) == 0).then(|| crowding::begin_processing(false));
         for number in 0..count {
             loop {
                 match self.send((sender, number)) {

@@ -3,8 +3,9 @@
 //! Reads when the decoder has no complete message left, decodes while the queue has room, and keeps a buffer only while it
 //! holds bytes. Processes nothing.
 
-use std::collections::VecDeque;
 use std::{
+    cell::Cell,
+    collections::VecDeque,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     error, scratch,
-    task::{catch, dispose, poll_yield},
+    task::{OnDrop, catch, dispose, poll_yield},
     turn::Turn,
 };
 
@@ -31,17 +32,6 @@ const READS_WHILE_FULL: u32 = 8;
 
 /// How many messages are decoded at most before a look at the clock: the default depth of the queue.
 const MAX_SLICE: usize = 64;
-
-/// What one run of the decoder has brought.
-#[derive(Default)]
-struct Tally {
-    /// Messages decoded.
-    messages: usize,
-    /// Their bytes.
-    bytes: usize,
-    /// Those of them that did not fit.
-    dropped: usize,
-}
 
 impl<R, D, O> Reader<R, D, O>
 where
@@ -81,12 +71,10 @@ where
                     }
                 }
                 let slice = if self.pace.is_slow() { self.pace.unit() } else { MAX_SLICE };
-                let mut tally = Tally::default();
-                if let Err(panicked) = catch(|| self.decode_available(slice, &mut tally)) {
-                    self.end = Some(Box::new(ReadEnd::DecoderPanicked(panicked)));
+                match catch(|| self.decode_available(slice)) {
+                    Ok(messages) => decoded = messages,
+                    Err(panicked) => self.end = Some(Box::new(ReadEnd::DecoderPanicked(panicked))),
                 }
-                self.report(&tally);
-                decoded = tally.messages;
                 continue;
             }
             decoded = 0;
@@ -145,23 +133,23 @@ where
         }
     }
 
-    fn report(&self, tally: &Tally) {
-        if tally.messages > 0 {
-            self.observer.received(tally.messages, tally.bytes);
-        }
-        if tally.dropped > 0 {
-            self.observer.dropped(tally.dropped);
-        }
-    }
-
     /// Decodes until the decoder needs more bytes, the queue is full, or the stream cannot go on, but so many messages at
-    /// most. What it has brought counts even if the decoder panics.
-    fn decode_available(&mut self, slice: usize, tally: &mut Tally) {
+    /// most; returns how many.
+    fn decode_available(&mut self, slice: usize) -> usize {
         let buffer = scratch::restore(&mut self.buffer, &mut self.remainder, self.settings.buffer_size);
+        let (messages, bytes, dropped) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        let _reported_also_after_a_panic = OnDrop(|| {
+            if messages.get() > 0 {
+                self.observer.received(messages.get(), bytes.get());
+            }
+            if dropped.get() > 0 {
+                self.observer.dropped(dropped.get());
+            }
+        });
         loop {
             let is_full = self.queue.len() >= self.settings.depth;
-            if (is_full && self.settings.backpressure) || tally.messages == slice {
-                return;
+            if (is_full && self.settings.backpressure) || messages.get() == slice {
+                return messages.get();
             }
             let before = buffer.len();
             let decoded = if self.eof { self.decoder.decode_eof(buffer) } else { self.decoder.decode(buffer) };
@@ -170,11 +158,11 @@ where
             self.consumed += consumed;
             match decoded {
                 Ok(Some(message)) => {
-                    tally.messages += 1;
-                    tally.bytes += std::mem::take(&mut self.consumed);
+                    messages.set(messages.get() + 1);
+                    bytes.set(bytes.get() + std::mem::take(&mut self.consumed));
                     self.idle_clock.stop();
                     if is_full {
-                        tally.dropped += 1;
+                        dropped.set(dropped.get() + 1);
                         dispose(message);
                     } else {
                         scratch::push_back(&mut self.queue, message);
@@ -182,7 +170,7 @@ where
                     self.stalls = if consumed == 0 { self.stalls + 1 } else { 0 };
                     if self.stalls > MAX_STALLS {
                         self.end = Some(Box::new(ReadEnd::Decoding(error::no_progress(MAX_STALLS))));
-                        return;
+                        return messages.get();
                     }
                 }
                 Ok(None) => {
@@ -190,12 +178,12 @@ where
                     if self.eof {
                         self.end = Some(Box::new(ReadEnd::Eof));
                     }
-                    return;
+                    return messages.get();
                 }
                 Err(error) => {
                     let end = if self.eof { ReadEnd::Truncated } else { ReadEnd::Decoding };
                     self.end = Some(Box::new(end(error)));
-                    return;
+                    return messages.get();
                 }
             }
         }

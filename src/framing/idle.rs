@@ -15,8 +15,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::CLOCK_JUMP;
-use crate::task::poll_yield;
+use super::Grace;
 
 /// How many ticks make up the idle time: a connection that was busy ends a sixteenth of it late at most.
 const TICKS: u32 = 16;
@@ -44,21 +43,13 @@ pub(super) struct IdleClock {
     is_ticking: bool,
     /// Whether the timer knows whom to wake.
     is_timer_polled: bool,
-    /// Whether the runtime has been asked once more for bytes after the time was up.
-    has_looked_again: bool,
-    /// Whether this wait has been started anew after a clock jump. Once: a thread on which others compute is late each time.
-    is_pardoned: bool,
+    /// Of this wait.
+    grace: Grace,
 }
 
 impl IdleClock {
-    pub(super) const fn new() -> Self {
-        Self {
-            wait: Wait::Over,
-            is_ticking: false,
-            is_timer_polled: false,
-            has_looked_again: false,
-            is_pardoned: false,
-        }
+    pub(super) fn new() -> Self {
+        Self { wait: Wait::Over, is_ticking: false, is_timer_polled: false, grace: Grace::default() }
     }
 
     /// Ends the wait: a message has come, or the clock has to stand still.
@@ -83,9 +74,7 @@ impl IdleClock {
                 Wait::SinceTick => None,
                 Wait::Over => {
                     let now = Instant::now();
-                    self.wait = Wait::Since(now);
-                    self.has_looked_again = false;
-                    self.is_pardoned = false;
+                    self.begin(now);
                     let tick = timeout / TICKS;
                     // Not for the first message: most connections are silent, and need only the one timer.
                     if timer.is_some() && tick >= MIN_TICK {
@@ -110,28 +99,24 @@ impl IdleClock {
             let now = Instant::now();
             self.is_ticking = false;
             match (self.wait, end_of_wait) {
-                (Wait::SinceTick, _) => {
-                    self.wait = Wait::Since(now);
-                    self.has_looked_again = false;
-                    self.is_pardoned = false;
-                }
+                (Wait::SinceTick, _) | (_, None) => self.begin(now),
                 // The timer is not moved with each message: it may have been set for an earlier one.
                 (_, Some(end)) if now < end => {}
-                (_, Some(end)) if now - end > CLOCK_JUMP && !self.is_pardoned => {
+                (_, Some(end)) => {
+                    // While it is pending the timer stays: a new one would fire only when the runtime next looks at its clock.
+                    if ready!(self.grace.poll_is_over(cx, now - end)) {
+                        return Poll::Ready(());
+                    }
                     self.wait = Wait::Since(now);
-                    self.has_looked_again = false;
-                    self.is_pardoned = true;
                 }
-                _ if !self.has_looked_again => {
-                    // A thread that was held up learns that the time is up before it learns that there are bytes. The
-                    // timer stays: a new one would fire only when the runtime next looks at its clock.
-                    self.has_looked_again = true;
-                    return poll_yield(cx);
-                }
-                _ => return Poll::Ready(()),
             }
             timer.set(None);
         }
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.wait = Wait::Since(now);
+        self.grace = Grace::default();
     }
 
     /// Sets the timer; `false` if that instant never comes.

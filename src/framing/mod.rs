@@ -2,9 +2,14 @@
 //!
 //! Knows no node and no registry, and never spawns: whoever runs a loop decides what its end means.
 
-use std::time::Duration;
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::io::AsyncWrite;
+
+use crate::task::poll_yield;
 
 mod fill;
 mod hold;
@@ -12,9 +17,34 @@ mod idle;
 pub(crate) mod read;
 pub(crate) mod write;
 
-/// A timer that fires later than this was held up with the whole process (stopped, or its clock jumped): the peer had no
-/// fair chance, and its time starts anew. Once per wait: where others compute, each timer may be as late.
+/// A timer that fires later than this was held up with the whole process: it was stopped, or its clock jumped.
 const CLOCK_JUMP: Duration = Duration::from_secs(1);
+
+/// What a peer is given once its time is up, for the delay may be ours.
+#[derive(Debug, Default)]
+struct Grace {
+    /// Whether the runtime has been asked once more for what is waited for.
+    has_looked_again: bool,
+    /// Whether the time has been started anew after a clock jump.
+    is_pardoned: bool,
+}
+
+impl Grace {
+    /// The timer has fired, so late. Ready with whether the wait is over; if not, its time starts anew.
+    fn poll_is_over(&mut self, cx: &mut Context<'_>, lateness: Duration) -> Poll<bool> {
+        // Once per wait: on a thread on which others compute, each timer may be as late.
+        if lateness > CLOCK_JUMP && !self.is_pardoned {
+            *self = Self { has_looked_again: false, is_pardoned: true };
+            return Poll::Ready(false);
+        }
+        if !self.has_looked_again {
+            // A thread that was held up learns that the time is up before it learns what the peer has done.
+            self.has_looked_again = true;
+            return poll_yield(cx);
+        }
+        Poll::Ready(true)
+    }
+}
 
 /// What a writer writes to.
 pub(crate) trait WriteStream: AsyncWrite + Unpin {

@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{CLOCK_JUMP, Observer, WriteStream};
+use super::{Grace, Observer, WriteStream};
 use crate::{
     error,
     outbox::{AnyOutbox, Load, Outbox},
@@ -83,11 +83,8 @@ pub(crate) struct Writer<W: WriteStream, M: Send + 'static, O> {
     is_flushed: bool,
     /// Runs while the peer keeps the batch waiting.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Whether the runtime has been asked once more for room after the time was up.
-    looked_again: bool,
-    /// Whether the time of this batch has been started anew after a clock jump. Once: a thread on which others compute is
-    /// late each time.
-    is_pardoned: bool,
+    /// Of this batch.
+    grace: Grace,
     /// Is told what passes.
     observer: O,
 }
@@ -105,8 +102,7 @@ where
             written: 0,
             is_flushed: true,
             timer: None,
-            looked_again: false,
-            is_pardoned: false,
+            grace: Grace::default(),
             observer,
         }
     }
@@ -143,7 +139,7 @@ where
                 load => {
                     self.written = 0;
                     self.is_flushed = false;
-                    self.is_pardoned = false;
+                    self.grace = Grace::default();
                     is_turn_over = load == Load::SlowBatch;
                 }
             }
@@ -219,24 +215,15 @@ where
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(timeout) = self.presence.get().settings().timeout else { return Poll::Pending };
         loop {
-            let timer = self.timer.get_or_insert_with(|| {
-                self.looked_again = false;
-                Box::pin(sleep(timeout))
-            });
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
             if !timer.is_elapsed() {
                 ready!(timer.as_mut().poll(cx));
             }
             let lateness = Instant::now().saturating_duration_since(timer.deadline());
-            if lateness > CLOCK_JUMP && !self.is_pardoned {
-                self.is_pardoned = true;
-                self.timer = None;
-            } else if !self.looked_again {
-                // A thread that was held up learns that the time is up before it learns that there is room.
-                self.looked_again = true;
-                return poll_yield(cx);
-            } else {
+            if ready!(self.grace.poll_is_over(cx, lateness)) {
                 return Poll::Ready(());
             }
+            self.timer = None;
         }
     }
 }

@@ -16,9 +16,9 @@ code() {
     ' "$1"
 }
 
-# The source files of a module, whether it is a file, a directory or both; the directory's test files are left out.
+# The source files of a module, whether it is a file, a directory or both.
 module() {
-    find "src/$1.rs" "src/$1" -name '*.rs' ! -name '*tests.rs' ! -path '*/tests/*' 2>/dev/null | sort || true
+    find "src/$1.rs" "src/$1" -name '*.rs' 2>/dev/null | sort || true
 }
 
 # absent RULE PATTERN FILE...
@@ -39,16 +39,16 @@ absent() {
     fi
 }
 
-# Every source file that is not in one of the named modules, and holds no tests only.
+# Every source file that is not in one of the named modules, nor for tests only.
 outside() {
     local name skip=()
     for name in "$@"; do skip+=(! -path "src/$name.rs" ! -path "src/$name/*"); done
-    find src -name '*.rs' ! -name '*tests.rs' ! -path '*/tests/*' "${skip[@]}" | sort
+    find src -name '*.rs' ! -path 'src/checks/*' "${skip[@]}" | sort
 }
 
 mapfile -t registry < <(module registry)
-mapfile -t framing < <(module framing)
-mapfile -t outbox < <(module outbox; module press)
+mapfile -t inbound < <(module inbound)
+mapfile -t outbound < <(module outbound)
 
 absent "the registry never awaits" '\.await|async ' "${registry[@]}"
 absent "the registry never spawns" 'spawn' "${registry[@]}"
@@ -56,8 +56,8 @@ absent "the registry never logs" 'tracing|(trace|debug|info|warn|error|println|e
 absent "the registry does no I/O" 'tokio::(net|io)|std::(net::Tcp|fs)|TcpStream|TcpListener' "${registry[@]}"
 absent "the registry calls no hook" '[Hh]ook|Codec|Encoder|Decoder' "${registry[@]}"
 
-absent "framing knows no node" '\bNode\b|\bPea2Pea\b|\b(node|kernel|registry|lifecycle|listener)::' "${framing[@]}"
-absent "the outbox knows no node" '\bNode\b|\bPea2Pea\b|\b(node|kernel|registry|lifecycle|listener)::' "${outbox[@]}"
+absent "the way in knows no node" '\bNode\b|\bPea2Pea\b|\b(node|kernel|registry|lifecycle|listener)::' "${inbound[@]}"
+absent "the way out knows no node" '\bNode\b|\bPea2Pea\b|\b(node|kernel|registry|lifecycle|listener)::' "${outbound[@]}"
 
 mapfile -t below < <(outside lib node lifecycle topology protocols)
 absent "nothing below points up" '\b(node|lifecycle|protocols)::' "${below[@]}"

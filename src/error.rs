@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     host::Host,
-    task::{Panicked, catch},
+    panics::{Panicked, catch},
 };
 
 /// The payload of the errors that calls return because their node is shutting down, or has shut down.
@@ -124,7 +124,7 @@ pub(crate) fn stream_not_returned(addr: SocketAddr) -> io::Error {
     io::Error::other(message)
 }
 
-// --- framing ---
+// --- reading and writing ---
 
 pub(crate) fn no_progress(limit: u32) -> io::Error {
     new(

@@ -9,10 +9,9 @@ use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 
 use crate::{
-    connection::{Connection, ConnectionSide, DisconnectOrigin},
-    framing::{read::ReadEnd, write::Written},
-    meter::Meter,
-    outbox::AnyOutbox,
+    connection::{Connection, ConnectionSide, DisconnectOrigin, meter::Meter},
+    inbound::reader::ReadEnd,
+    outbound::{AnyOutbox, writer::Written},
     transport::{ReadHalf, WriteHalf},
 };
 

@@ -14,16 +14,14 @@ use tracing::{Span, error_span};
 
 use crate::{
     config::Config,
-    connection::ConnectionInfo,
-    heuristics::Heuristics,
+    connection::{ConnectionInfo, meter::NodeTraffic},
+    counting::{heuristics::Heuristics, log_budget::LogBudget},
     hooks::Hooks,
-    link::Link,
+    inside,
     listener::Listener,
-    log_budget::LogBudget,
-    meter::NodeTraffic,
+    live_connection::LiveConnection,
     registry::{Registry, SlotLimits},
-    scope,
-    task::TaskCount,
+    waiting::TaskCount,
 };
 
 /// The most errors about panics of user code that a node logs in one second.
@@ -38,7 +36,7 @@ pub(crate) struct Kernel {
     /// Shared with the meters of all connections.
     pub(crate) traffic: Arc<NodeTraffic>,
     /// The connections, with their limits.
-    pub(crate) registry: Arc<Registry<Link>>,
+    pub(crate) registry: Arc<Registry<LiveConnection>>,
     /// One permit per setup in flight.
     pub(crate) setups: Arc<Semaphore>,
     /// The enabled protocols.
@@ -63,7 +61,7 @@ impl Kernel {
         let next = || NEXT_NAME.fetch_add(1, Ordering::Relaxed).to_string();
         let name = config.name.get_or_insert_with(next);
         let limits = SlotLimits { node: config.max_connections, per_ip: config.max_connections_per_ip };
-        let registry = Arc::new(Registry::<Link>::new(limits));
+        let registry = Arc::new(Registry::<LiveConnection>::new(limits));
         let connections = Arc::downgrade(&registry);
         let end_of_stream = move |info: &ConnectionInfo| {
             if let Some(connections) = connections.upgrade() {
@@ -104,7 +102,7 @@ impl Kernel {
     /// The connection that an address means to the caller: to a task of a connection with this peer only that very one, and
     /// not its successor.
     #[inline]
-    pub(crate) fn connection_at(&self, addr: SocketAddr) -> Option<Arc<Link>> {
+    pub(crate) fn connection_at(&self, addr: SocketAddr) -> Option<Arc<LiveConnection>> {
         self.visit_connection_at(addr, Arc::clone)
     }
 
@@ -114,10 +112,10 @@ impl Kernel {
     }
 
     #[inline]
-    fn visit_connection_at<R>(&self, addr: SocketAddr, visitor: impl FnOnce(&Arc<Link>) -> R) -> Option<R> {
-        let own = scope::connection_with(self.identity(), addr);
-        let is_meant = |link: &Link| own.is_none_or(|own| own == link.info().id());
-        self.registry.visit(addr, |link| is_meant(link).then(|| visitor(link))).flatten()
+    fn visit_connection_at<R>(&self, addr: SocketAddr, visitor: impl FnOnce(&Arc<LiveConnection>) -> R) -> Option<R> {
+        let own = inside::connection_with(self.identity(), addr);
+        let is_meant = |live: &LiveConnection| own.is_none_or(|own| own == live.info().id());
+        self.registry.visit(addr, |live| is_meant(live).then(|| visitor(live))).flatten()
     }
 }
 

@@ -97,38 +97,36 @@
 #![forbid(unsafe_code)]
 
 mod addr_hash;
+mod buffers;
 mod config;
 mod connection;
+mod counting;
 mod error;
-mod framing;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
+#[path = "checks/fuzzing/mod.rs"]
 pub mod fuzzing;
 // Part of the documentation only: a build has nothing of it.
 #[cfg(any(doc, doctest))]
 pub mod guide;
-mod heuristics;
 mod hooks;
 mod host;
+mod inbound;
+mod inside;
 mod kernel;
 mod lifecycle;
-mod link;
 mod listener;
-mod log_budget;
-mod meter;
+mod live_connection;
 mod node;
-mod outbox;
-mod press;
+mod outbound;
+mod panics;
 pub mod protocols;
 mod registry;
-mod scope;
-mod scratch;
-mod stats;
 mod sync;
-mod task;
 mod topology;
 mod transport;
 mod turn;
+mod waiting;
 
 /// Connections: their facts, their sides, and what ends them.
 pub mod connections {
@@ -137,10 +135,10 @@ pub mod connections {
 
 pub use config::Config;
 pub use connections::{Connection, ConnectionInfo, ConnectionSide, DisconnectOrigin};
+pub use counting::heuristics::Heuristics;
+pub use counting::stats::Stats;
 pub use error::ShuttingDown;
-pub use heuristics::Heuristics;
 pub use node::Node;
-pub use stats::Stats;
 pub use topology::{Topology, connect_nodes};
 
 /// Gives access to the node that a struct is built around; what every protocol needs.

@@ -16,7 +16,7 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::{config::Config, error, task::wait_until};
+use crate::{config::Config, error, waiting::wait_until};
 
 mod own_address;
 

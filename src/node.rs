@@ -6,7 +6,8 @@ use tokio::net::TcpSocket;
 use tracing::Span;
 
 use crate::{
-    config::Config, connection::ConnectionInfo, error, heuristics::Heuristics, kernel::Kernel, lifecycle, stats::Stats,
+    config::Config, connection::ConnectionInfo, counting::heuristics::Heuristics, counting::stats::Stats, error,
+    kernel::Kernel, lifecycle,
 };
 
 /// A peer of a network: owns the listener, the connections, their limits and the configuration. Clones are cheap and refer
@@ -163,12 +164,12 @@ impl Node {
     ///
     /// Inside a hook of a connection its own address means that connection, and no successor at the same address.
     pub fn connection_info(&self, addr: SocketAddr) -> Option<ConnectionInfo> {
-        self.0.connection_at(addr).map(|link| link.info().clone())
+        self.0.connection_at(addr).map(|live| live.info().clone())
     }
 
     /// Returns the facts about all live connections.
     pub fn connection_infos(&self) -> HashMap<SocketAddr, ConnectionInfo> {
-        self.0.registry.all().into_iter().map(|(addr, link)| (addr, link.info().clone())).collect()
+        self.0.registry.all().into_iter().map(|(addr, live)| (addr, live.info().clone())).collect()
     }
 
     /// Ends everything: the listener, the setups, all connections side by side, and the hooks. Final; later calls of

@@ -380,5 +380,5 @@ impl<C> Slot<C> {
 }
 
 #[cfg(test)]
-#[path = "registry_tests.rs"]
+#[path = "checks/registry_tests.rs"]
 mod tests;

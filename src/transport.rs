@@ -29,8 +29,8 @@ use tokio::{
 };
 
 use crate::{
-    framing::WriteStream,
-    task::{Disposed, caught},
+    outbound::WriteStream,
+    panics::{Disposed, caught},
 };
 
 /// The most input that a graceful end discards before it closes the socket.

@@ -8,11 +8,7 @@ use tracing::{debug, error, field::display, warn};
 
 use self::failures::{Failures, Step};
 use super::{setup::accept, spawn_counted};
-use crate::{
-    kernel::Kernel,
-    listener::ListeningSocket,
-    task::{OnDrop, wait_until},
-};
+use crate::{kernel::Kernel, listener::ListeningSocket, panics::OnDrop, waiting::wait_until};
 
 mod failures;
 

@@ -1,7 +1,7 @@
 //! The life of a connection, and the end of a node: accept ([`accepting`]) or dial, set up, go live ([`setup`]); what is sent to
 //! its peer ([`sending`]); its tasks ([`tasks`]) and its end ([`ending`]); the end of everything ([`shutdown`]).
 //!
-//! Ownership: a setup holds a permit and a `Reservation`; from `go_live` on the registry owns the `Link`, and the
+//! Ownership: a setup holds a permit and a `Reservation`; from `go_live` on the registry owns the `LiveConnection`, and the
 //! connection's tasks own its stream; whoever claims the end holds the `Teardown` and runs `tear_down` in place. There is
 //! no supervisor. Whichever of these futures is dropped, its guard gives the slot back.
 
@@ -20,15 +20,16 @@ use tracing::{debug, error};
 use crate::{
     connection::ConnectionInfo,
     error,
+    inside::{self, Scope},
     kernel::Kernel,
-    scope::{self, Scope},
-    task::{Panicked, dispose},
+    panics::{Panicked, dispose},
 };
 
 mod accepting;
 mod ending;
 mod outside;
 #[cfg(all(test, pea2pea_schedules))]
+#[path = "../checks/schedules/mod.rs"]
 mod schedules;
 mod sending;
 mod setup;
@@ -88,7 +89,7 @@ impl<F: Future<Output = ()> + Unpin> Future for Counted<F> {
         let connection = self.info.as_ref().map(|info| (info.id(), info.addr()));
         let scope = Scope { node: self.kernel.identity(), connection };
         let Some(task) = &mut self.task else { return Poll::Ready(()) };
-        scope::poll_within(scope, || Pin::new(task).poll(cx))
+        inside::poll_within(scope, || Pin::new(task).poll(cx))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{future::poll_fn, sync::mpsc, task::Poll, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use crate::task::catch;
+use crate::panics::catch;
 
 /// How long a runtime has to run a task that shows that it is driven. The thread waits for it, so not for long.
 const PROBE_TIME: Duration = Duration::from_millis(250);

@@ -4,12 +4,13 @@ use std::{any::Any, io, net::SocketAddr, sync::Arc};
 
 use super::setup::start_writer;
 use crate::{
-    error,
+    error, inside,
     kernel::Kernel,
-    link::Link,
-    outbox::{AnyOutbox, Outbox, Placed, PushError, Queued},
-    press::{Item, Receipt},
-    scope,
+    live_connection::LiveConnection,
+    outbound::{
+        AnyOutbox, Outbox, Placed, PushError, Queued,
+        encoder::{Item, ReceiptSender},
+    },
 };
 
 /// Queues a message for one peer.
@@ -17,9 +18,9 @@ pub(crate) fn send<M: Send + 'static>(
     kernel: &Arc<Kernel>,
     addr: SocketAddr,
     message: M,
-    receipt: Option<Receipt>,
+    receipt: Option<ReceiptSender>,
 ) -> io::Result<()> {
-    send_by(kernel, addr, message, receipt, |link| start_writer(kernel, link))
+    send_by(kernel, addr, message, receipt, |live| start_writer(kernel, live))
 }
 
 /// The same with the caller's way to start the writer.
@@ -27,26 +28,26 @@ pub(super) fn send_by<M: Send + 'static>(
     kernel: &Kernel,
     addr: SocketAddr,
     message: M,
-    receipt: Option<Receipt>,
-    start_writer: impl FnOnce(&Arc<Link>),
+    receipt: Option<ReceiptSender>,
+    start_writer: impl FnOnce(&Arc<LiveConnection>),
 ) -> io::Result<()> {
     let mut item = Some(Item { message, receipt });
-    let own = scope::connection_with(kernel.identity(), addr);
-    // Most messages are only queued, and to hold the link for that would cost as much again.
-    let reached = kernel.registry.visit(addr, |link| {
-        if own.is_some_and(|own| own != link.info().id()) {
+    let own = inside::connection_with(kernel.identity(), addr);
+    // Most messages are only queued, and to hold the connection for that would cost as much again.
+    let reached = kernel.registry.visit(addr, |live| {
+        if own.is_some_and(|own| own != live.info().id()) {
             return Reached::Nobody;
         }
-        let Some(outbox) = link.outbox() else { return Reached::OlderThanWriting };
+        let Some(outbox) = live.outbox() else { return Reached::OlderThanWriting };
         let Some(outbox) = typed::<M>(outbox) else { return Reached::OtherType };
         match outbox.place(&mut item, false) {
             Placed::Queued => Reached::Queue,
-            placed => Reached::Link(Arc::clone(link), placed),
+            placed => Reached::LiveConnection(Arc::clone(live), placed),
         }
     });
-    let (link, placed) = match reached {
+    let (live, placed) = match reached {
         Some(Reached::Queue) => return Ok(()),
-        Some(Reached::Link(link, placed)) => (link, placed),
+        Some(Reached::LiveConnection(live, placed)) => (live, placed),
         Some(Reached::OtherType) => return Err(error::writing_unsupported()),
         Some(Reached::OlderThanWriting) => {
             return Err(why_nobody_writes(kernel).unwrap_or_else(|| error::older_than_writing(addr)));
@@ -55,11 +56,11 @@ pub(super) fn send_by<M: Send + 'static>(
             return Err(why_nobody_writes(kernel).unwrap_or_else(|| error::not_connected(addr)));
         }
     };
-    let Some(outbox) = link.outbox().and_then(typed::<M>) else { unreachable!("seen under the lock") };
+    let Some(outbox) = live.outbox().and_then(typed::<M>) else { unreachable!("seen under the lock") };
     match outbox.follow_up(placed, item) {
         Ok(Queued::Expected) => Ok(()),
         Ok(Queued::First) => {
-            start_writer(&link);
+            start_writer(&live);
             Ok(())
         }
         Err(PushError::Full) => Err(error::queue_full(addr, outbox.settings().depth)),
@@ -76,14 +77,14 @@ pub(crate) fn send_to_all<M: Clone + Send + 'static>(
     if let Some(error) = why_nobody_writes(kernel) {
         return Err(error);
     }
-    for (addr, link) in kernel.registry.all() {
-        let Some(outbox) = link.outbox() else {
+    for (addr, live) in kernel.registry.all() {
+        let Some(outbox) = live.outbox() else {
             skipped(addr, "Writing was enabled after this connection was set up");
             continue;
         };
         match typed::<M>(outbox).ok_or_else(error::writing_unsupported)?.push(message.clone(), None) {
             Ok(Queued::Expected) => {}
-            Ok(Queued::First) => start_writer(kernel, &link),
+            Ok(Queued::First) => start_writer(kernel, &live),
             Err(PushError::Full) => skipped(addr, "its queue is full"),
             Err(PushError::Closed) => skipped(addr, "the connection is ending"),
         }
@@ -107,7 +108,7 @@ enum Reached<M> {
     /// It is queued, and that is all.
     Queue,
     /// The rest is to be done.
-    Link(Arc<Link>, Placed<M>),
+    LiveConnection(Arc<LiveConnection>, Placed<M>),
     /// The connection is not the one that the sender means.
     Nobody,
     /// The connection has no outbox.

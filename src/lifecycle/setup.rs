@@ -21,20 +21,20 @@ use tracing::{debug, error_span};
 
 use super::{
     report_panic, spawn_counted,
-    tasks::{Ender, LinkTask, after_on_connect, after_reading, after_writing},
+    tasks::{ConnectionTask, Ender, after_on_connect, after_reading, after_writing},
 };
 use crate::{
-    connection::{Connection, ConnectionInfo, ConnectionSide, DisconnectOrigin},
+    connection::{Connection, ConnectionInfo, ConnectionSide, DisconnectOrigin, meter::Meter},
     error,
-    framing::write::Written,
     hooks::{HandshakeHook, HookSet, OnConnectHook},
+    inside,
     kernel::Kernel,
-    link::{Link, ReadSide, WriteSide},
-    meter::Meter,
+    live_connection::{LiveConnection, ReadSide, WriteSide},
+    outbound::writer::Written,
+    panics::{catch, caught},
     registry::{Refusal, Reservation, waiting::Outlook},
-    scope,
-    task::{bound, catch, caught, wait_until, within},
     transport::{self, WriteHalf},
+    waiting::{bound, wait_until, within},
 };
 
 /// Dials an address and sets the connection up.
@@ -102,7 +102,7 @@ pub(super) fn accept(kernel: &Arc<Kernel>, stream: TcpStream, addr: SocketAddr, 
 
 async fn set_up_accepted(
     kernel: Arc<Kernel>,
-    reservation: Reservation<Link>,
+    reservation: Reservation<LiveConnection>,
     stream: TcpStream,
     permit: OwnedSemaphorePermit,
 ) {
@@ -185,7 +185,7 @@ async fn until_closed<T>(kernel: &Kernel, setup: impl Future<Output = io::Result
 
 async fn set_up(
     kernel: &Arc<Kernel>,
-    reservation: Reservation<Link>,
+    reservation: Reservation<LiveConnection>,
     stream: TcpStream,
     peer_side: ConnectionSide,
 ) -> io::Result<()> {
@@ -197,14 +197,14 @@ async fn set_up(
         connection = shake_hands(kernel, Arc::clone(handshake), connection).await?;
     }
     let on_connect = hooks.on_connect.take();
-    go_live(kernel, reservation, move || attach(kernel, hooks, connection), |link| begin(kernel, on_connect, link))?;
+    go_live(kernel, reservation, move || attach(kernel, hooks, connection), |live| begin(kernel, on_connect, live))?;
     Ok(())
 }
 
 async fn shake_hands(kernel: &Kernel, hook: Arc<dyn HandshakeHook>, connection: Connection) -> io::Result<Connection> {
     let info = connection.info().clone();
     let (addr, limit_ms) = (info.addr(), hook.timeout_ms());
-    let handshake = scope::within_hook(kernel.identity(), Box::pin(caught(move || hook.perform(connection))));
+    let handshake = inside::within_hook(kernel.identity(), Box::pin(caught(move || hook.perform(connection))));
     match within(bound(limit_ms), handshake).await {
         None => {
             kernel.heuristics().handshake_timeouts.increment();
@@ -222,27 +222,27 @@ async fn shake_hands(kernel: &Kernel, hook: Arc<dyn HandshakeHook>, connection: 
 /// at which it is listed and the one at which its tasks and `on_connect` are scheduled, nothing can be cancelled.
 pub(super) fn go_live(
     kernel: &Kernel,
-    reservation: Reservation<Link>,
-    attach: impl FnOnce() -> io::Result<Arc<Link>>,
-    begin: impl FnOnce(&Arc<Link>),
-) -> io::Result<Arc<Link>> {
+    reservation: Reservation<LiveConnection>,
+    attach: impl FnOnce() -> io::Result<Arc<LiveConnection>>,
+    begin: impl FnOnce(&Arc<LiveConnection>),
+) -> io::Result<Arc<LiveConnection>> {
     // Whoever ends the node waits for the codecs and the tasks, also for those that do not exist yet.
     let _starting = kernel.tasks.present();
     if kernel.registry.is_closed() {
         return Err(error::shutting_down());
     }
-    let link = attach()?;
+    let live = attach()?;
     // So does, once it is listed, whoever ends the connection.
-    let info = link.info().clone();
+    let info = live.info().clone();
     let _starting_own = info.tasks().present();
-    reservation.establish(Arc::clone(&link)).map_err(|_closed| error::shutting_down())?;
-    begin(&link);
+    reservation.establish(Arc::clone(&live)).map_err(|_closed| error::shutting_down())?;
+    begin(&live);
     debug!(parent: info.span(), "live");
-    Ok(link)
+    Ok(live)
 }
 
 /// Calls the codecs, and gives each loop its half of the stream.
-fn attach(kernel: &Arc<Kernel>, mut hooks: HookSet, connection: Connection) -> io::Result<Arc<Link>> {
+fn attach(kernel: &Arc<Kernel>, mut hooks: HookSet, connection: Connection) -> io::Result<Arc<LiveConnection>> {
     let info = connection.info().clone();
     let (addr, own_side) = (info.addr(), !info.side());
     let (read, write) = match connection.split() {
@@ -272,21 +272,21 @@ fn attach(kernel: &Arc<Kernel>, mut hooks: HookSet, connection: Connection) -> i
         (Some(half), None) => WriteSide::Unwritten(Box::new(half)),
         (None, _) => WriteSide::Gone,
     };
-    Ok(Arc::new(Link::new(info, outbox, is_wrapped, Handle::current(), read, write)))
+    Ok(Arc::new(LiveConnection::new(info, outbox, is_wrapped, Handle::current(), read, write)))
 }
 
 /// Begins `on_connect`, which starts the reader; without it, the reader.
-fn begin(kernel: &Arc<Kernel>, on_connect: Option<Arc<dyn OnConnectHook>>, link: &Arc<Link>) {
-    let Some(hook) = on_connect else { return start_reader(kernel, link) };
-    link.start_on_connect(|| {
+fn begin(kernel: &Arc<Kernel>, on_connect: Option<Arc<dyn OnConnectHook>>, live: &Arc<LiveConnection>) {
+    let Some(hook) = on_connect else { return start_reader(kernel, live) };
+    live.start_on_connect(|| {
         let is_abortable = hook.is_abortable();
-        let ender = Ender::new(kernel, link, DisconnectOrigin::OnConnectAbort);
-        let run = run_on_connect(hook, link.info().addr(), Arc::clone(kernel), Arc::downgrade(link));
-        let task = LinkTask::new(run, ender, after_on_connect);
+        let ender = Ender::new(kernel, live, DisconnectOrigin::OnConnectAbort);
+        let run = run_on_connect(hook, live.info().addr(), Arc::clone(kernel), Arc::downgrade(live));
+        let task = ConnectionTask::new(run, ender, after_on_connect);
         if is_abortable {
-            return Some(spawn_counted(kernel, Some(link.info().clone()), task));
+            return Some(spawn_counted(kernel, Some(live.info().clone()), task));
         }
-        Handle::current().spawn(scope::within_hook(kernel.identity(), task));
+        Handle::current().spawn(inside::within_hook(kernel.identity(), task));
         None
     });
 }
@@ -297,43 +297,43 @@ fn run_on_connect(
     hook: Arc<dyn OnConnectHook>,
     addr: SocketAddr,
     kernel: Arc<Kernel>,
-    link: Weak<Link>,
+    live: Weak<LiveConnection>,
 ) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        if let Some(link) = link.upgrade() {
-            start_reader(&kernel, &link);
+        if let Some(live) = live.upgrade() {
+            start_reader(&kernel, &live);
         }
-        drop((kernel, link));
+        drop((kernel, live));
         hook.on_connect(addr).await;
     })
 }
 
-fn start_reader(kernel: &Arc<Kernel>, link: &Arc<Link>) {
-    let _starting = (kernel.tasks.present(), link.info().tasks().present());
-    link.start_reader(|reader| {
-        let ender = Ender::new(kernel, link, DisconnectOrigin::Reading);
-        spawn_counted(kernel, Some(link.info().clone()), LinkTask::new(reader, ender, after_reading))
+fn start_reader(kernel: &Arc<Kernel>, live: &Arc<LiveConnection>) {
+    let _starting = (kernel.tasks.present(), live.info().tasks().present());
+    live.start_reader(|reader| {
+        let ender = Ender::new(kernel, live, DisconnectOrigin::Reading);
+        spawn_counted(kernel, Some(live.info().clone()), ConnectionTask::new(reader, ender, after_reading))
     });
 }
 
 /// Starts the writer of a connection, for the first message that is sent: many connections never send one, and a task costs
 /// memory and time.
-pub(super) fn start_writer(kernel: &Arc<Kernel>, link: &Arc<Link>) {
-    start_writer_by(kernel, link, |task| {
-        let _context = link.runtime().enter();
-        spawn_counted(kernel, Some(link.info().clone()), task)
+pub(super) fn start_writer(kernel: &Arc<Kernel>, live: &Arc<LiveConnection>) {
+    start_writer_by(kernel, live, |task| {
+        let _context = live.runtime().enter();
+        spawn_counted(kernel, Some(live.info().clone()), task)
     });
 }
 
 /// The same with the caller's way to spawn.
 pub(super) fn start_writer_by(
     kernel: &Arc<Kernel>,
-    link: &Arc<Link>,
-    spawn: impl FnOnce(LinkTask<Written<WriteHalf>>) -> AbortHandle,
+    live: &Arc<LiveConnection>,
+    spawn: impl FnOnce(ConnectionTask<Written<WriteHalf>>) -> AbortHandle,
 ) {
     // Whoever ends the connection meanwhile waits for a task that it cannot abort yet.
-    let _starting = (kernel.tasks.present(), link.info().tasks().present());
-    link.start_writer(|half, run| {
-        spawn(LinkTask::new(run(half), Ender::new(kernel, link, DisconnectOrigin::Writing), after_writing))
+    let _starting = (kernel.tasks.present(), live.info().tasks().present());
+    live.start_writer(|half, run| {
+        spawn(ConnectionTask::new(run(half), Ender::new(kernel, live, DisconnectOrigin::Writing), after_writing))
     });
 }

@@ -16,10 +16,11 @@ use super::{
 use tokio::runtime::Handle;
 
 use crate::{
+    inside,
     kernel::Kernel,
-    outbox::MAX_FLUSH_TIME,
-    scope,
-    task::{OnDrop, bound, wait_until, within},
+    outbound::MAX_FLUSH_TIME,
+    panics::OnDrop,
+    waiting::{bound, wait_until, within},
 };
 
 /// Closes the node and ends everything that belongs to it.
@@ -30,7 +31,7 @@ pub(crate) async fn shut_down(kernel: &Arc<Kernel>) {
     if Handle::try_current().is_ok() {
         return shut_down_here(kernel).await;
     }
-    let runtimes = kernel.registry.all().into_iter().map(|(_, link)| link.runtime().clone());
+    let runtimes = kernel.registry.all().into_iter().map(|(_, live)| live.runtime().clone());
     let finished = match first_driven(runtimes) {
         Some(runtime) => with_runtime(runtime, Box::pin(shut_down_here(kernel))).await,
         None => None,
@@ -47,8 +48,8 @@ fn shut_down_at_once(kernel: &Arc<Kernel>) {
     for claim in claims {
         cut_short(kernel, claim);
     }
-    for link in kernel.registry.evict_all() {
-        link.stop();
+    for live in kernel.registry.evict_all() {
+        live.stop();
     }
     drop(kernel.hooks.take());
 }
@@ -67,7 +68,7 @@ async fn shut_down_here(kernel: &Arc<Kernel>) {
     })
     .await;
     let rest = finish_shutdown(Arc::clone(kernel), endings.into_iter().collect());
-    if scope::is_inside_node(kernel.identity()) {
+    if inside::is_in_hook_of(kernel.identity()) {
         // The caller is one of those that the rest waits for.
         kernel.finishers.enter();
         let own = Arc::clone(kernel);
@@ -93,11 +94,11 @@ async fn finish_shutdown(kernel: Arc<Kernel>, endings: FuturesUnordered<BoxFutur
     if !kernel.registry.is_closed_and_empty() {
         join(within(limit, endings.collect::<()>()), within(Some(limit_of_others), drained)).await;
     }
-    for link in kernel.registry.evict_all() {
-        if let Some(outbox) = link.outbox() {
+    for live in kernel.registry.evict_all() {
+        if let Some(outbox) = live.outbox() {
             outbox.set_overdue();
         }
-        link.stop();
+        live.stop();
     }
     kernel.tasks.wait_for_all(MAX_STOP_TIME).await;
     // The hooks own clones of the user's structs, and these own the node.

@@ -19,28 +19,28 @@ use super::{
 use crate::{
     connection::{ConnectionInfo, DisconnectOrigin},
     error::describe,
-    framing::{
-        WriteStream,
-        read::{DRAIN_TIME, ReadEnd},
-        write::{FailedWrite, WriterPresence, Written},
-    },
+    inbound::reader::{DRAIN_TIME, ReadEnd},
     kernel::Kernel,
-    link::Link,
-    press::WriteError,
+    live_connection::LiveConnection,
+    outbound::{
+        WriteStream,
+        encoder::WriteError,
+        writer::{FailedWrite, WriterPresence, Written},
+    },
+    panics::{OnDrop, Panicked, catch, dispose},
     registry::Teardown,
-    task::{OnDrop, Panicked, catch, dispose},
     transport::{WriteHalf, say_brief_farewell, shut, stay_until_peer_closes},
 };
 
 /// A task of a connection: runs its loop, and then what follows from the end of it.
-pub(super) struct LinkTask<T>(Stage<T>);
+pub(super) struct ConnectionTask<T>(Stage<T>);
 
 enum Stage<T> {
     Running {
         /// Owns user code: the codec, a wrapped stream.
         the_loop: BoxFuture<'static, T>,
         /// For what follows.
-        link: Ender,
+        ender: Ender,
         /// What follows; made when it is needed, so that a connection does not carry it all its life.
         follow: fn(Result<T, Panicked>, Ender) -> BoxFuture<'static, ()>,
     },
@@ -48,17 +48,17 @@ enum Stage<T> {
     Done,
 }
 
-impl<T> LinkTask<T> {
+impl<T> ConnectionTask<T> {
     pub(super) fn new(
         the_loop: BoxFuture<'static, T>,
-        link: Ender,
+        ender: Ender,
         follow: fn(Result<T, Panicked>, Ender) -> BoxFuture<'static, ()>,
     ) -> Self {
-        Self(Stage::Running { the_loop, link, follow })
+        Self(Stage::Running { the_loop, ender, follow })
     }
 }
 
-impl<T> Future for LinkTask<T> {
+impl<T> Future for ConnectionTask<T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -69,9 +69,9 @@ impl<T> Future for LinkTask<T> {
                 Ok(Poll::Ready(output)) => Ok(output),
                 Err(panicked) => Err(panicked),
             };
-            if let Stage::Running { the_loop, link, follow } = std::mem::replace(stage, Stage::Done) {
+            if let Stage::Running { the_loop, ender, follow } = std::mem::replace(stage, Stage::Done) {
                 dispose(the_loop);
-                *stage = Stage::Following(follow(result, link));
+                *stage = Stage::Following(follow(result, ender));
             }
         }
         match stage {
@@ -81,66 +81,66 @@ impl<T> Future for LinkTask<T> {
     }
 }
 
-impl<T> Drop for LinkTask<T> {
+impl<T> Drop for ConnectionTask<T> {
     /// Dropped while its loop runs: by whoever has ended the connection, or by a runtime that goes away and takes the
     /// connection with it.
     fn drop(&mut self) {
-        if let Stage::Running { the_loop, link, .. } = std::mem::replace(&mut self.0, Stage::Done) {
+        if let Stage::Running { the_loop, ender, .. } = std::mem::replace(&mut self.0, Stage::Done) {
             dispose(the_loop);
-            link.end_unclaimed();
+            ender.end_unclaimed();
         }
     }
 }
 
-pub(super) fn after_reading(reason: Result<ReadEnd, Panicked>, link: Ender) -> BoxFuture<'static, ()> {
+pub(super) fn after_reading(reason: Result<ReadEnd, Panicked>, ender: Ender) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let reason = reason.unwrap_or_else(ReadEnd::DecoderPanicked);
         match &reason {
             ReadEnd::Stopped => return,
-            ReadEnd::Eof => debug!(parent: link.info.span(), "the peer closed the connection"),
+            ReadEnd::Eof => debug!(parent: ender.info.span(), "the peer closed the connection"),
             ReadEnd::Truncated(error) | ReadEnd::Io(error) | ReadEnd::Decoding(error) => {
-                debug!(parent: link.info.span(), error = describe(error), "could not read")
+                debug!(parent: ender.info.span(), error = describe(error), "could not read")
             }
-            ReadEnd::Idle => debug!(parent: link.info.span(), "no message within Reading::IDLE_TIMEOUT_MS"),
+            ReadEnd::Idle => debug!(parent: ender.info.span(), "no message within Reading::IDLE_TIMEOUT_MS"),
             ReadEnd::DecoderPanicked(panicked) => {
-                _ = report_panic(&link.kernel, "the decoder or the stream", &link.info, panicked)
+                _ = report_panic(&ender.kernel, "the decoder or the stream", &ender.info, panicked)
             }
             ReadEnd::ProcessPanicked(panicked) => {
-                _ = report_panic(&link.kernel, "process_message", &link.info, panicked)
+                _ = report_panic(&ender.kernel, "process_message", &ender.info, panicked)
             }
         }
-        if link.info.has_write_failed() {
+        if ender.info.has_write_failed() {
             // The writer has noticed the end first, and waits for this.
-            return link.info.set_reader_done();
+            return ender.info.set_reader_done();
         }
-        if let Some(claim) = link.claim() {
+        if let Some(claim) = ender.claim() {
             if matches!(reason, ReadEnd::Idle) {
-                link.kernel.heuristics().idle_timeouts.increment();
+                ender.kernel.heuristics().idle_timeouts.increment();
             }
-            tear_down(&link.kernel, claim, None).await;
+            tear_down(&ender.kernel, claim, None).await;
         }
     })
 }
 
-pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, link: Ender) -> BoxFuture<'static, ()> {
+pub(super) fn after_writing(written: Result<Written<WriteHalf>, Panicked>, ender: Ender) -> BoxFuture<'static, ()> {
     match written {
-        Ok(Written { end: Ok(()), presence }) => Box::pin(say_farewell(presence, link)),
-        Ok(Written { end: Err(failed), presence }) => Box::pin(after_failed_write(failed, presence, link)),
+        Ok(Written { end: Ok(()), presence }) => Box::pin(say_farewell(presence, ender)),
+        Ok(Written { end: Err(failed), presence }) => Box::pin(after_failed_write(failed, presence, ender)),
         // The stream is gone with the loop.
         Err(panicked) => Box::pin(async move {
             let failed = FailedWrite::panicked(panicked);
-            report_cause(&failed.cause, &link);
-            end_claimed(link.claim(), failed, &link).await;
+            report_cause(&failed.cause, &ender);
+            end_claimed(ender.claim(), failed, &ender).await;
         }),
     }
 }
 
 /// What a writer does that has written everything: shuts the stream, and stays until the peer has closed it too.
-async fn say_farewell(mut presence: WriterPresence<WriteHalf>, link: Ender) {
+async fn say_farewell(mut presence: WriterPresence<WriteHalf>, ender: Ender) {
     let mut half = presence.take_half();
     // The reader uses nothing more: what the farewell discards would be missing in it.
-    link.info.set_ended();
-    if !link.info.stats().has_sent() {
+    ender.info.set_ended();
+    if !ender.info.stats().has_sent() {
         return say_brief_farewell(half, presence.get().time_left()).await;
     }
     let is_shut = shut(&mut half, presence.get().time_left()).await;
@@ -149,9 +149,9 @@ async fn say_farewell(mut presence: WriterPresence<WriteHalf>, link: Ender) {
     let margin = STOP_MARGIN.saturating_sub(MAX_STOP_TIME.saturating_sub(presence.get().flush_time()));
     // Whoever ends the connection waits for what was queued to be written, and not for the rest.
     drop(presence);
-    link.info.tasks().notify();
+    ender.info.tasks().notify();
     if is_shut {
-        stay(half, time_left.saturating_sub(margin), &link.kernel).await;
+        stay(half, time_left.saturating_sub(margin), &ender.kernel).await;
     }
 }
 
@@ -172,9 +172,9 @@ const MIN_FAREWELLS: usize = 100;
 const STOP_MARGIN: Duration = Duration::from_millis(50);
 
 /// What a writer does whose batch could not be encoded or written.
-async fn after_failed_write(failed: FailedWrite, mut presence: WriterPresence<WriteHalf>, link: Ender) {
+async fn after_failed_write(failed: FailedWrite, mut presence: WriterPresence<WriteHalf>, ender: Ender) {
     let mut half = presence.take_half();
-    report_cause(&failed.cause, &link);
+    report_cause(&failed.cause, &ender);
     // From here on a send is refused, whoever ends the connection.
     presence.get().finish();
     let flush_time = presence.get().flush_time();
@@ -185,77 +185,77 @@ async fn after_failed_write(failed: FailedWrite, mut presence: WriterPresence<Wr
             presence.get().abandon();
             drop(presence);
             let claim = {
-                let _if_dropped_meanwhile = OnDrop(|| link.end_unclaimed());
-                link.finish_reading().await;
-                link.claim()
+                let _if_dropped_meanwhile = OnDrop(|| ender.end_unclaimed());
+                ender.finish_reading().await;
+                ender.claim()
             };
             // Not before the claim: the peer learns of it, and may hang up before we have told why the connection ends.
             dispose(half);
             if let Some(claim) = claim {
-                tear_down(&link.kernel, claim, None).await;
+                tear_down(&ender.kernel, claim, None).await;
             }
         }
         WriteError::TimedOut => {
             half.reset_when_closed();
-            let claim = link.claim();
+            let claim = ender.claim();
             dispose(half);
             if claim.is_some() {
-                link.kernel.heuristics().write_timeouts.increment();
+                ender.kernel.heuristics().write_timeouts.increment();
             }
-            end_claimed(claim, failed, &link).await;
+            end_claimed(claim, failed, &ender).await;
             drop(presence);
         }
         WriteError::Encode(_) | WriteError::Panicked(_) => {
-            let claim = link.claim();
+            let claim = ender.claim();
             // The ending waits for nothing more of this task, and does not stop it: what was confirmed must still arrive.
             drop(presence);
-            end_claimed(claim, failed, &link).await;
-            link.info.set_ended();
-            if !link.info.stats().has_sent() {
+            end_claimed(claim, failed, &ender).await;
+            ender.info.set_ended();
+            if !ender.info.stats().has_sent() {
                 return say_brief_farewell(half, flush_time).await;
             }
             let began = Instant::now();
             if shut(&mut half, flush_time).await {
-                stay(half, flush_time.saturating_sub(began.elapsed()), &link.kernel).await;
+                stay(half, flush_time.saturating_sub(began.elapsed()), &ender.kernel).await;
             }
         }
     }
 }
 
 /// Runs the ending, if this task has claimed it, and tells the receipts.
-async fn end_claimed(claim: Option<Teardown<Link>>, failed: FailedWrite, link: &Ender) {
+async fn end_claimed(claim: Option<Teardown<LiveConnection>>, failed: FailedWrite, ender: &Ender) {
     if let Some(claim) = claim {
-        tear_down(&link.kernel, claim, Some(failed)).await;
+        tear_down(&ender.kernel, claim, Some(failed)).await;
     } else {
         failed.report();
-        if let Some(link) = link.link.upgrade()
-            && let Some(outbox) = link.outbox()
+        if let Some(live) = ender.live.upgrade()
+            && let Some(outbox) = live.outbox()
         {
             outbox.abandon();
         }
     }
 }
 
-fn report_cause(cause: &WriteError, link: &Ender) {
+fn report_cause(cause: &WriteError, ender: &Ender) {
     match cause {
         WriteError::Panicked(panicked) => {
-            _ = report_panic(&link.kernel, "the encoder or the stream", &link.info, panicked)
+            _ = report_panic(&ender.kernel, "the encoder or the stream", &ender.info, panicked)
         }
         WriteError::Encode(_) | WriteError::Io(_) | WriteError::TimedOut => {
-            debug!(parent: link.info.span(), error = describe(&cause.to_error()), "could not write")
+            debug!(parent: ender.info.span(), error = describe(&cause.to_error()), "could not write")
         }
     }
 }
 
-pub(super) fn after_on_connect(result: Result<(), Panicked>, link: Ender) -> BoxFuture<'static, ()> {
+pub(super) fn after_on_connect(result: Result<(), Panicked>, ender: Ender) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         if let Err(panicked) = result {
-            report_panic(&link.kernel, "on_connect", &link.info, &panicked);
-            if let Some(claim) = link.claim() {
-                tear_down(&link.kernel, claim, None).await;
+            report_panic(&ender.kernel, "on_connect", &ender.info, &panicked);
+            if let Some(claim) = ender.claim() {
+                tear_down(&ender.kernel, claim, None).await;
             }
-        } else if let Some(link) = link.link.upgrade() {
-            link.set_on_connect_done();
+        } else if let Some(live) = ender.live.upgrade() {
+            live.set_on_connect_done();
         }
     })
 }
@@ -265,7 +265,7 @@ pub(super) struct Ender {
     /// The node.
     kernel: Arc<Kernel>,
     /// Gone once the connection is.
-    link: Weak<Link>,
+    live: Weak<LiveConnection>,
     /// What the connection is, also after its end.
     info: ConnectionInfo,
     /// What an ending that this task claims is due to.
@@ -273,8 +273,8 @@ pub(super) struct Ender {
 }
 
 impl Ender {
-    pub(super) fn new(kernel: &Arc<Kernel>, link: &Arc<Link>, origin: DisconnectOrigin) -> Self {
-        Self { kernel: Arc::clone(kernel), link: Arc::downgrade(link), info: link.info().clone(), origin }
+    pub(super) fn new(kernel: &Arc<Kernel>, live: &Arc<LiveConnection>, origin: DisconnectOrigin) -> Self {
+        Self { kernel: Arc::clone(kernel), live: Arc::downgrade(live), info: live.info().clone(), origin }
     }
 
     /// Lets the reader finish what the peer has sent before a write to it failed, for a while.
@@ -282,7 +282,7 @@ impl Ender {
         self.info.set_write_failed();
         // Whoever ends the connection need not wait for the writer any more.
         self.info.tasks().notify();
-        if self.link.upgrade().is_some_and(|link| link.has_reader()) {
+        if self.live.upgrade().is_some_and(|live| live.has_reader()) {
             self.info.tasks().wait_for(|| self.info.is_reader_done() || self.info.has_ended(), DRAIN_TIME).await;
         }
     }
@@ -296,7 +296,7 @@ impl Ender {
     }
 
     /// Claims the end of this very connection, never that of a successor at the same address.
-    fn claim(&self) -> Option<Teardown<Link>> {
+    fn claim(&self) -> Option<Teardown<LiveConnection>> {
         self.kernel.registry.claim(self.info.addr(), self.info.id(), self.origin)
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::task::Disposed;
+use crate::panics::Disposed;
 
 mod handshake;
 mod on_connect;

@@ -7,11 +7,12 @@ use tokio_util::codec::Decoder;
 use super::{Adapter, MAX_BUFFER_SIZE, MIN_BUFFER_SIZE};
 use crate::{
     Pea2Pea,
+    connection::meter::Meter,
     connections::ConnectionSide,
-    framing::read::{ReadSettings, Reader},
     hooks::{ReadingHook, RunReader},
-    meter::Meter,
-    task::{Disposed, bound},
+    inbound::reader::{ReadSettings, Reader},
+    panics::Disposed,
+    waiting::bound,
 };
 
 /// Receives messages: decodes the byte stream of each connection and processes what it yields.

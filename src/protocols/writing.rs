@@ -9,13 +9,12 @@ use tracing::debug;
 use super::{Adapter, MIN_BUFFER_SIZE};
 use crate::{
     Pea2Pea,
+    connection::meter::Meter,
     connections::ConnectionSide,
-    framing::write::Writer,
     hooks::{RunWriter, WritingHook},
     lifecycle,
-    meter::Meter,
-    outbox::{AnyOutbox, Outbox, WriteSettings},
-    task::bound,
+    outbound::{AnyOutbox, Outbox, WriteSettings, writer::Writer},
+    waiting::bound,
 };
 
 /// Sends messages: queues them per connection, encodes them, and writes them in batches.

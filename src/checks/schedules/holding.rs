@@ -94,7 +94,8 @@ fn a_failed_write_waits_for_the_reader_and_no_longer() {
         let stage = Stage::new(1, 1, 1);
         let peer = Peer::new(Mood::Resetting);
         let reservation = stage.reserve(addr(1)).expect("there is room");
-        let live = stage.go_live_as(reservation, |id, addr| stage.connection_with_reader(id, addr, &peer)).expect("open");
+        let live =
+            stage.go_live_as(reservation, |id, addr| stage.connection_with_reader(id, addr, &peer)).expect("open");
         let info = live.info().clone();
         let end_of_input = stage.end_of_input(&live);
         drop(live);

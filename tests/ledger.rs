@@ -24,7 +24,7 @@ use std::{
 use common::{local_config, nodes::listed};
 use pea2pea::Node;
 
-/// The files whose tests have ledgers of their own, or are not about what is left.
+/// The binaries whose tests have ledgers of their own, or are not about what is left.
 const ELSEWHERE: [(&str, &str); 5] = [
     ("benches", "shows that the benches can run; takes minutes"),
     ("chaos", "keeps a ledger of its own over the whole run"),
@@ -36,7 +36,7 @@ const ELSEWHERE: [(&str, &str); 5] = [
 /// How many tests run at once, each in its own process.
 const AT_ONCE: usize = 2;
 
-/// A test of a file.
+/// A test of a binary, which has the name of its file or folder.
 #[derive(Debug)]
 struct Test {
     file: String,
@@ -69,7 +69,7 @@ impl Test {
 
 const KEPT: (&str, &str) = ("LEAK_LEDGER", "1");
 
-/// The binaries of the integration tests, by the names of their files.
+/// The binaries of the integration tests, by the names of their files or folders.
 fn binaries() -> Vec<(String, PathBuf)> {
     let mut cargo = Command::new(env::var_os("CARGO").as_deref().unwrap_or(OsStr::new("cargo")));
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -87,8 +87,8 @@ fn binaries() -> Vec<(String, PathBuf)> {
     messages.lines().filter_map(binary).collect()
 }
 
-/// How many files and directories cargo takes for integration tests.
-fn num_files() -> usize {
+/// How many files and folders cargo takes for integration tests.
+fn num_binaries() -> usize {
     let entries = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     paths.filter(|path| path.extension() == Some(OsStr::new("rs")) || path.join("main.rs").exists()).count()
@@ -115,7 +115,7 @@ fn after_each_test_everything_is_as_before() {
     let (kept_elsewhere, kept_here): (Vec<_>, Vec<_>) =
         binaries().into_iter().partition(|(file, _)| ELSEWHERE.iter().any(|(elsewhere, _)| file == elsewhere));
     assert_eq!(kept_elsewhere.len(), ELSEWHERE.len(), "an exception is out of date");
-    assert_eq!(kept_here.len() + kept_elsewhere.len(), num_files(), "a file is not run");
+    assert_eq!(kept_here.len() + kept_elsewhere.len(), num_binaries(), "a binary is not run");
     for (file, reason) in ELSEWHERE {
         println!("not here: {file}, which {reason}");
     }
@@ -148,7 +148,7 @@ fn after_each_test_everything_is_as_before() {
         println!("{time:.1?}: {} {}", test.file, test.name);
     }
     assert_eq!(times.len(), count);
-    println!("{count} tests of {} files, {} failures, {:.0?}", kept_here.len(), complaints.len(), began.elapsed());
+    println!("{count} tests of {} binaries, {} failures, {:.0?}", kept_here.len(), complaints.len(), began.elapsed());
     assert!(complaints.is_empty(), "{complaints:#?}");
 }
 

@@ -1,4 +1,6 @@
 //! What the log says of failures that the system reports without an address.
+//!
+//! In a binary of its own: `tracing` may switch a line off for good if a thread without a subscriber is the first to come by it.
 
 mod common;
 #[path = "common/ledger.rs"]

@@ -6,7 +6,7 @@
 //! - Tasks: when the body of a test has returned, its nodes ([`nodes`]) are shut down, and then no task of its runtime may
 //!   be left. That is checked in each run.
 //! - Threads, file descriptors and heap belong to the process: they are compared, the heap to the byte, when the test has the
-//!   process to itself, which `LEAK_LEDGER=1` says. `tests/ledger.rs` runs each test of each file in that way:
+//!   process to itself, which `LEAK_LEDGER=1` says. `tests/ledger.rs` runs each test of each binary in that way:
 //!   `cargo test --test ledger -- --ignored --nocapture`. What a process allocates once and keeps is allocated before
 //!   the ledger is opened ([`warm_up`]), and what this thread keeps for reuse is taken from it before each of the two looks
 //!   ([`empty_caches`]). The runtime of the test is built and dropped in between.

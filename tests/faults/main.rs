@@ -34,10 +34,10 @@
 //! | 21 | a peer that reboots | `successors::row_21_*`, `netns` `cable::row_21_*` | the bound of `on_disconnect` |
 //! | 22 | half-closed connections | `writes::row_22_*` | receipts |
 //! | 23 | sockets killed by the OS, the listener's too | `netns` `kills::row_23_*` | a reader that notices; the kill |
-//! | 24 | shutdowns | `endings::row_24_*`; also `tests/shutdown*.rs` | the bound of `on_disconnect` |
+//! | 24 | shutdowns | `endings::row_24_*`; also `tests/bounds/shutdown*.rs` | the bound of `on_disconnect` |
 //! | 25 | many connections from one port | `successors::row_25_*` | identity: stale ends by address |
-//! | 26 | settings at their ends, clocks | `settings::row_26_*`; also `tests/timeouts.rs` | the largest and smallest values; honesty; messages in time |
-//! | 27 | limits and their knobs | `settings::row_27_*`; also `tests/limits.rs`, `tests/writing.rs` | the right value |
+//! | 26 | settings at their ends, clocks | `settings::row_26_*`; also `tests/bounds/timeouts.rs` | the largest and smallest values; honesty; messages in time |
+//! | 27 | limits and their knobs | `settings::row_27_*`; also `tests/setup/limits.rs`, `tests/messages/writing.rs` | the right value |
 //! | 28 | rows 1, 4, 5, 12 and 15 at a high rate | `quiet::row_28_*` | the level of the lines |
 //! | 29 | silent and deaf peers beside floods whose messages cost something | `turns::row_29_*` | the two timeouts |
 //! | 30 | a thousand requests in one write | `turns::row_30_*` | answering inside of `process_message` |

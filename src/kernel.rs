@@ -58,6 +58,7 @@ impl Kernel {
         static NEXT_NAME: AtomicUsize = AtomicUsize::new(0);
 
         let mut config = config.validated();
+        // Relaxed: nothing is published with the number.
         let next = || NEXT_NAME.fetch_add(1, Ordering::Relaxed).to_string();
         let name = config.name.get_or_insert_with(next);
         let limits = SlotLimits { node: config.max_connections, per_ip: config.max_connections_per_ip };

@@ -77,6 +77,9 @@ pub(crate) struct TaskCount {
 }
 
 impl TaskCount {
+    // The race of the orderings here: tasks leave on any thread, and whoever sees that the last one has left goes on to look at what
+    // they did. So a leave releases, and a look acquires.
+
     pub(crate) fn enter(&self) {
         self.running.fetch_add(1, Ordering::AcqRel);
     }

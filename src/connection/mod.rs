@@ -146,6 +146,9 @@ impl ConnectionInfo {
         self.0.id
     }
 
+    // The race of the two orderings of `ended`: a farewell sets it and then discards input, while the reader, on another thread,
+    // reads what comes behind the gap and then asks. It must see the flag if it has read anything from behind the discarded part.
+
     #[inline]
     pub(crate) fn has_ended(&self) -> bool {
         self.0.ended.load(Ordering::Acquire)
@@ -154,6 +157,10 @@ impl ConnectionInfo {
     pub(crate) fn set_ended(&self) {
         self.0.ended.store(true, Ordering::Release);
     }
+
+    // The race of the four that follow: the writer sets `write_failed`, wakes and looks at `reader_done`; the reader ends, looks at
+    // `write_failed` and, if it is set, sets `reader_done` and leaves the end to the writer. One that looks too early claims the end
+    // itself, and the writer's claim finds that it is taken. Whoever sees a flag of the other sees all that it did before.
 
     pub(crate) fn has_write_failed(&self) -> bool {
         self.0.write_failed.load(Ordering::Acquire)

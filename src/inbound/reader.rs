@@ -9,6 +9,19 @@
 //!                                                        `depth` at most
 //! ```
 //!
+//! What it does next, by what it knows: whether the decoder may have another message in the buffer (*decodable*), whether the peer
+//! has closed its side (*eof*), and why the connection is to end (*end*).
+//!
+//! ```text
+//! decodable  eof  end    queue      next
+//! no         no   none   not full   read: bytes, or eof                                     -> decodable
+//! yes        no   none   not full   decode: a message -> queue; none -> not decodable; an error -> end
+//! yes        yes  none   not full   decode_eof: a message -> queue; none, or an error       -> end
+//! any        any  none   full       process; without backpressure decode first, and drop what there is no room for
+//! any        any  some   not empty  process: for DRAIN_TIME (*draining*) if the stream has ended, else as far as nothing waits
+//! any        any  some   empty      return the end
+//! ```
+//!
 //! A turn ends after a number of messages and after a time, whether it is decoding or processing that takes it
 //! ([`turn`](crate::turn)), and when what the messages send fills queues ([`hold`](super::hold)). The first half is in
 //! [`fill`](super::fill).

@@ -57,6 +57,9 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
         finished_at.map_or(Duration::ZERO, |at| self.flush_time().saturating_sub(at.elapsed()))
     }
 
+    // The race of `is_overdue`: an ending sets it and then aborts the writer, whose drop, on another thread, decides by it whether
+    // the stream is reset.
+
     fn set_overdue(&self) {
         self.is_overdue.store(true, Ordering::Release);
     }
@@ -64,6 +67,9 @@ impl<M: Send + 'static> AnyOutbox for Outbox<M> {
     fn is_overdue(&self) -> bool {
         self.is_overdue.load(Ordering::Acquire)
     }
+
+    // The race of `writer_gone`: the writer sets it after its last use of the stream and the queue; whoever waits for that then looks
+    // at what has been written.
 
     fn is_writer_gone(&self) -> bool {
         self.writer_gone.load(Ordering::Acquire)

@@ -71,6 +71,12 @@ pub(crate) struct Batch {
     failure: Option<Box<WriteError>>,
 }
 
+impl Drop for Batch {
+    fn drop(&mut self) {
+        buffers::give_back(&mut self.bytes);
+    }
+}
+
 impl Batch {
     /// Gives up the memory that an empty batch does not need.
     #[inline]

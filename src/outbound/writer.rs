@@ -122,7 +122,6 @@ where
         async move {
             let end = poll_fn(|cx| writer.poll_run(cx)).await;
             let end = end.map_err(|cause| FailedWrite { batch: std::mem::take(&mut writer.batch), cause });
-            writer.batch.release_surplus();
             Written { end, presence: writer.presence.take_over() }
         }
     }
